@@ -1,0 +1,48 @@
+# make demo     the whole way on a sample corpus, or on VIDEOS=folder-or-manifest
+# make test     every test; what needs a service that is missing skips and says so
+# make services installs what the tests need besides Python (Debian)
+# make bench    the figures of the README
+# make soak     long runs
+VENV ?= .venv
+DEMO ?= demo
+VIDEOS ?= $(DEMO)/videos
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: env demo test services bench soak lint clean
+
+env: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py
+	@test -n "$(PYTHON)" || { echo "vidattr needs Python 3.11 to 3.13: install one, or pass PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[speech,redis,dev]'
+	touch $@
+
+demo: env
+	$(BIN)/vidattr weights install
+	@if [ "$(VIDEOS)" = "$(DEMO)/videos" ]; then $(BIN)/vidattr sample $(VIDEOS); fi
+	$(BIN)/vidattr run --videos $(VIDEOS) --workspace $(DEMO)/workspace
+
+test: env
+	$(BIN)/vidattr weights install
+	$(BIN)/python -m pytest $(TESTS)
+
+services:
+	@if command -v redis-server >/dev/null; then echo "redis-server is there"; else \
+		$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq && \
+		$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq redis-server; fi
+
+bench: env
+	$(BIN)/python -m benchmarks
+
+soak: env
+	$(BIN)/python -m pytest tests --soak
+
+lint: env
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info

@@ -1,0 +1,1 @@
+"""Figures, each a ratio of two things measured in turn in the same run. `python -m benchmarks [NAME ...]`."""

@@ -1,0 +1,1 @@
+"""What is asked: definitions of attributes, and who registers them."""

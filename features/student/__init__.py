@@ -1,0 +1,1 @@
+"""Distillation: a small TensorFlow model learns what the annotators said, and covers the whole corpus."""

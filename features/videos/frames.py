@@ -1,0 +1,328 @@
+"""Stills and thumbnails of one video, spread over whatever of it decodes.
+
+This first version reads every frame in order and so needs no seeking, no duration and no honest header. Another way of
+choosing (keyframes, exact positions, shots) is another function from a container to `Pictures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Generic, TypeVar, cast
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from features.errors import Permanent
+from features.videos.probe import Limits, Probe, check_duration, check_pixels, plausible_aspect
+
+STILLS = 8
+LONGEST_SIDE = 512
+JPEG_QUALITY = 85
+
+THUMBNAIL_WIDTH = 64
+THUMBNAIL_HEIGHT = 36
+THUMBNAIL_STEP_S = 0.2
+MAX_THUMBNAILS = 3000
+
+CANDIDATES = 64
+CANDIDATE_BYTES = 256 << 20
+"""Decoded frames held back while it is not known how long the video is: at most so many, and about so many bytes."""
+
+JUMP_S = 10.0
+"""A step in time longer than this and beyond the header's duration is damage, not a long still picture."""
+
+Image = NDArray[np.uint8]
+Item = TypeVar("Item")
+
+
+class Spread(Generic[Item]):
+    """Keeps a bounded, evenly spread choice out of a stream of unknown length, in time order.
+
+    Args:
+        capacity: most items ever held, at least 2.
+        step_s: least distance between two that are kept, seconds; it grows as the stream turns out longer.
+    """
+
+    def __init__(self, capacity: int, step_s: float = 0.0) -> None:
+        self._capacity = max(2, capacity)
+        self._step = step_s
+        self._held: list[tuple[float, Item]] = []
+
+    def wants(self, time_s: float) -> bool:
+        """Whether an item of this time would be kept; times do not decrease."""
+        return not self._held or time_s - self._held[-1][0] >= self._step - 1e-6
+
+    def add(self, time_s: float, item: Item) -> None:
+        """Takes an item, and thins out what is held when that becomes too much."""
+        if not self.wants(time_s):
+            return
+        self._held.append((time_s, item))
+        if len(self._held) > self._capacity:
+            self._thin()
+
+    def _thin(self) -> None:
+        span = self._held[-1][0] - self._held[0][0]
+        self._step = max(self._step, 2 * span / self._capacity)
+        kept = self._held[:1]
+        for entry in self._held[1:]:
+            if entry[0] - kept[-1][0] >= self._step - 1e-6:
+                kept.append(entry)
+        self._held = kept if span > 0 else self._held[: self._capacity // 2]
+
+    def all(self) -> list[tuple[float, Item]]:
+        """Everything held, in time order."""
+        return list(self._held)
+
+    def choose(self, number: int, end_s: float) -> list[tuple[float, Item]]:
+        """Up to `number` different ones, nearest to the middles of that many equal parts of the time until `end_s`."""
+        if len(self._held) <= number:
+            return self.all()
+        start = self._held[0][0]
+        part = (max(end_s, self._held[-1][0]) - start) / number
+        chosen: list[tuple[float, Item]] = []
+        first = 0
+        for index in range(number):
+            target = start + (index + 0.5) * part
+            last = len(self._held) - (number - index)
+            best = min(range(first, last + 1), key=lambda at: abs(self._held[at][0] - target))
+            chosen.append(self._held[best])
+            first = best + 1
+        return chosen
+
+
+@dataclass
+class Clock:
+    """Turns whatever timestamps a file carries into seconds from its first frame that never go back.
+
+    Args:
+        fps: frames a second, used where a timestamp is missing, repeats, goes back, or leaps.
+        duration_s: the header's, 0 when unknown.
+    """
+
+    fps: float
+    duration_s: float
+    repaired: int = 0
+    _offset: float | None = field(default=None, init=False)
+    _now: float = field(default=0.0, init=False)
+
+    def tick(self, stamp_s: float | None) -> float:
+        """The time of the next frame."""
+        if self._offset is None:
+            self._offset = stamp_s or 0.0
+            return self._now
+        frame_s = 1 / (self.fps or 25.0)
+        time = None if stamp_s is None else stamp_s - self._offset
+        leap = max(JUMP_S, self.duration_s - self._now) if self.duration_s else float("inf")
+        if time is None or time <= self._now or time - self._now > leap + frame_s:
+            self.repaired += 1
+            self._offset = self._offset if stamp_s is None else stamp_s - (self._now + frame_s)
+            time = self._now + frame_s
+        self._now = time
+        return time
+
+
+@dataclass(frozen=True)
+class Still:
+    """One upright picture: seconds from the first frame, and RGB of shape (height, width, 3)."""
+
+    timestamp_s: float
+    image: Image
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What was seen of a video.
+
+    Attributes:
+        stills: up to eight, in time order, the longest side at most 512.
+        thumbnails: RGB, shape (n, 36, 64, 3), squeezed to that shape and not turned; for statistics only.
+        thumbnail_times: seconds, shape (n,).
+        width, height: as displayed: after rotation and sample aspect ratio.
+        rotation: degrees clockwise the picture was turned to stand upright: 0, 90, 180, 270.
+        decoded: number of frames.
+        duration_s: seconds from the first frame to the end of the last.
+        warnings: what was wrong and survivable.
+    """
+
+    stills: tuple[Still, ...]
+    thumbnails: Image
+    thumbnail_times: NDArray[np.float64]
+    width: int
+    height: int
+    rotation: int
+    decoded: int
+    duration_s: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How to turn a coded picture upright: first swap its axes, then mirror."""
+
+    transpose: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    @classmethod
+    def of(cls, frame: VideoFrame) -> Orientation:
+        """From FFmpeg's display matrix, mirrored ones included (libavutil/display.h: x' = ax + cy, y' = bx + dy)."""
+        data = cast(Any, frame).side_data.get("DISPLAYMATRIX")
+        matrix = np.frombuffer(bytes(data or b""), np.int32)
+        if matrix.size != 9:
+            return cls()
+        a, b, c, d = (int(matrix[at]) for at in (0, 1, 3, 4))
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(False, a < 0, d < 0)
+        return cls(True, c < 0, b < 0)
+
+    @property
+    def rotation(self) -> int:
+        """Degrees clockwise, mirroring left out."""
+        if self.transpose:
+            return 270 if self.flip_y else 90
+        return 180 if self.flip_y else 0
+
+    def upright(self, image: Image) -> Image:
+        """The picture as displayed."""
+        if self.transpose:
+            image = image.transpose(1, 0, 2)
+        if self.flip_x:
+            image = image[:, ::-1]
+        if self.flip_y:
+            image = image[::-1]
+        return np.ascontiguousarray(image)
+
+
+def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> Pictures:
+    """Decodes a video from its first to its last frame.
+
+    Raises:
+        Permanent: `no_frames`, or `too_large` or `too_long` when it shows only while decoding.
+        MemoryError: the process's limit is reached.
+    """
+    warnings: list[str] = []
+    clock = Clock(clip.fps, clip.duration_s)
+    size = max(1, clip.width * clip.height * 2)
+    capacity = max(2 * STILLS, min(CANDIDATES, CANDIDATE_BYTES // size))
+    sound_frames: Spread[VideoFrame] = Spread(capacity)
+    damaged_frames: Spread[VideoFrame] = Spread(STILLS)
+    thumbnails: Spread[Image] = Spread(MAX_THUMBNAILS, THUMBNAIL_STEP_S)
+    decoded = damaged = 0
+    time = 0.0
+    for frame in _frames(container, clip.video_index, warnings):
+        check_pixels(frame.width, frame.height, limits)
+        time = clock.tick(frame.time)
+        check_duration(time, limits)
+        decoded += 1
+        if frame.is_corrupt:
+            damaged += 1
+            damaged_frames.add(time, frame)
+        else:
+            sound_frames.add(time, frame)
+            if thumbnails.wants(time):
+                thumbnails.add(time, _thumbnail(frame))
+    if not decoded:
+        said = "; ".join(warnings) or "its packets hold none"
+        raise Permanent(f"no frame of its {clip.video_codec} video decodes ({said}): the file is damaged", "no_frames")
+    if damaged:
+        warnings.append(f"{damaged} of {decoded} frames are damaged" + (" and were left out" if damaged < decoded else ""))
+    if clock.repaired:
+        warnings.append(f"{clock.repaired} timestamps were missing, out of order or far off, and were counted instead")
+    end = time + 1 / (clip.fps or 25.0)
+    if clip.duration_s and end < 0.8 * clip.duration_s - 1:
+        warnings.append(f"the video ends after {end:.1f} s of {clip.duration_s:.1f} s")
+    chosen = (sound_frames if decoded > damaged else damaged_frames).choose(STILLS, end)
+    if decoded == damaged:
+        thumbnails.add(chosen[0][0], _thumbnail(chosen[0][1]))
+    first = chosen[0][1]
+    aspect = _aspect(first, clip)
+    orientation = Orientation.of(first)
+    width, height = _displayed(first.width, first.height, aspect)
+    small = thumbnails.all()
+    return Pictures(
+        stills=tuple(Still(at, _still(frame, clip)) for at, frame in chosen),
+        thumbnails=np.stack([image for _, image in small]),
+        thumbnail_times=np.array([at for at, _ in small]),
+        width=height if orientation.transpose else width,
+        height=width if orientation.transpose else height,
+        rotation=orientation.rotation,
+        decoded=decoded,
+        duration_s=end,
+        warnings=tuple(warnings),
+    )
+
+
+def _frames(container: InputContainer, index: int, warnings: list[str]) -> Iterator[VideoFrame]:
+    """Every frame that decodes. One bad packet is not a bad video: it is counted and passed over."""
+    stream = cast(VideoStream, container.streams[index])
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    bad = 0
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except MemoryError:
+            raise
+        except av.FFmpegError as error:
+            warnings.append(f"reading stopped early ({type(error).__name__})")
+            break
+        if packet is None:
+            break
+        try:
+            yield from packet.decode()
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            bad += 1
+    if bad:
+        warnings.append(f"{bad} video packets did not decode")
+
+
+def _aspect(frame: VideoFrame, clip: Probe) -> Fraction:
+    return clip.sample_aspect_ratio if (frame.width, frame.height) == (clip.width, clip.height) else plausible_aspect(None)
+
+
+def _displayed(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
+    """Pixels as displayed before turning: FFmpeg's convention keeps the height and stretches the width."""
+    return max(1, round(width * aspect)), height
+
+
+def _still(frame: VideoFrame, clip: Probe) -> Image:
+    width, height = _displayed(frame.width, frame.height, _aspect(frame, clip))
+    scale = min(1.0, LONGEST_SIDE / max(width, height))
+    target = max(1, round(width * scale)), max(1, round(height * scale))
+    return Orientation.of(frame).upright(to_rgb(frame, *target, "BICUBIC"))
+
+
+def _thumbnail(frame: VideoFrame) -> Image:
+    return to_rgb(frame, THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT, "AREA")
+
+
+def to_rgb(frame: VideoFrame, width: int, height: int, interpolation: str) -> Image:
+    """A decoded frame scaled to RGB of shape (height, width, 3), on this thread alone."""
+    scaled = frame.reformat(
+        width,
+        height,
+        "rgb24",
+        interpolation=interpolation,
+        src_color_range=frame.color_range,
+        dst_color_range="JPEG",
+        threads=1,
+    )
+    return np.asarray(scaled.to_ndarray(), dtype=np.uint8)
+
+
+def encode_jpeg(image: Image, quality: int = JPEG_QUALITY) -> bytes:
+    """An RGB picture of shape (height, width, 3) as JPEG. Raises ValueError when it cannot be encoded."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError(f"a picture of shape {image.shape} cannot be encoded as JPEG")
+    return bytes(data.tobytes())

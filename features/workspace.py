@@ -1,0 +1,174 @@
+"""Where the tables of a project live: one folder, local or on gs://, that every stage reads from and adds to.
+
+    WORKSPACE/vidattr.yaml                configuration, optional
+    WORKSPACE/runs/RUN_ID.json            run records, each written last
+    WORKSPACE/TABLE/RUN_ID/PART.parquet   features, annotations, failures, resolved
+    WORKSPACE/answers.sqlite              every reply ever paid for (law 2)
+    WORKSPACE/students/                   distilled models
+    WORKSPACE/feast/                      registry, offline and online store
+    WORKSPACE/reports/                    HTML
+
+A run record names the files that count. Whatever else lies in a table's folder (a killed run, a replayed bundle) is ignored.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features import storage
+from features.errors import InvalidInput
+from features.records import Annotation, Failure, R, ResolvedAttribute, RunRecord, VideoFeatures, digest, from_table
+
+Table = Literal["features", "annotations", "failures", "resolved"]
+EPOCH = datetime.fromtimestamp(0, UTC)
+RECORD_OF: dict[str, type[VideoFeatures] | type[Annotation] | type[Failure] | type[ResolvedAttribute]] = {
+    "features": VideoFeatures,
+    "annotations": Annotation,
+    "failures": Failure,
+    "resolved": ResolvedAttribute,
+}
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One file of a table that counts.
+
+    Attributes:
+        path: absolute.
+        run_id: the run whose record names it first; files come oldest run first, so later rows win.
+        order: the position of that run among all runs.
+    """
+
+    path: str
+    run_id: str
+    order: int
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace by its root, which need not exist yet. It holds nothing open and travels to workers by value.
+
+    Args:
+        root: a local path, made absolute, or gs://BUCKET/PREFIX.
+    """
+
+    root: str
+
+    def __post_init__(self) -> None:
+        root = self.root if storage.is_gcs(self.root) else os.path.abspath(self.root)
+        object.__setattr__(self, "root", root.rstrip("/") or "/")
+
+    def path(self, *parts: str) -> str:
+        """A name inside the workspace. Raises InvalidInput when it would lie outside."""
+        return storage.join(self.root, *parts)
+
+    def local_path(self, *parts: str) -> str:
+        """The same for things that only a local disk can hold (sqlite). Raises InvalidInput on gs://."""
+        if storage.is_gcs(self.root):
+            raise InvalidInput(f"{'/'.join(parts)} needs a local workspace, not {self.root}: pass --workspace FOLDER")
+        return self.path(*parts)
+
+    def check_writable(self) -> None:
+        """Raises InvalidInput now rather than after an hour when nothing can be written here. Local folders only."""
+        if storage.is_gcs(self.root):
+            return
+        try:
+            os.makedirs(self.root, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root, prefix=".partial-") as file:
+                file.write(b"\0" * 65536)
+                file.flush()
+        except OSError as error:
+            raise storage.unwritable(self.root, error) from error
+
+    def write_table(self, table: Table, run_id: str, rows: pa.Table) -> str:
+        """Writes one file of a run, whole or not at all, and returns its path relative to the root.
+
+        The name is a digest of the content, so a replayed bundle writes the same file again and not another one.
+        It counts once a run record names it.
+        """
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="zstd")
+        content = buffer.getvalue()
+        relative = f"{table}/{run_id}/{digest(content)}.parquet"
+        storage.write_bytes(self.path(relative), content)
+        return relative
+
+    def commit(self, record: RunRecord) -> None:
+        """Makes a run's files count. Always the last thing a run does."""
+        storage.write_bytes(self.path("runs", f"{record.run_id}.json"), record.to_json().encode())
+
+    def runs(self, stage: str | None = None) -> list[RunRecord]:
+        """All runs, oldest first, of one stage or of all. Raises InvalidInput on a record that cannot be read."""
+        records = []
+        for name in storage.list_names(self.path("runs")):
+            if name.endswith(".json"):
+                try:
+                    records.append(RunRecord.from_json(storage.read_bytes(name)))
+                except (ValueError, TypeError, KeyError) as error:
+                    raise InvalidInput(f"{name}: not a run record ({error}); restore it, or move it away to drop its run") from error
+        records.sort(key=lambda record: record.run_id)
+        return [record for record in records if stage in (None, record.stage)]
+
+    def files(self, table: Table, keep: Callable[[RunRecord], bool] = lambda record: True) -> list[TableFile]:
+        """The files of a table that count, oldest run first, each once."""
+        found: dict[str, TableFile] = {}
+        for order, record in enumerate(self.runs()):
+            if keep(record):
+                for relative in record.files.get(table, ()):
+                    found.setdefault(relative, TableFile(self.path(relative), record.run_id, order))
+        return list(found.values())
+
+    def orphans(self, table: Table) -> list[str]:
+        """Relative paths of whole files that no run record names: what a killed run left, or what is being written now."""
+        known = {file.path for file in self.files(table)}
+        prefix = self.path(table)
+        return [
+            f"{table}{name[len(prefix) :]}"
+            for name in storage.list_names(prefix)
+            if name.endswith(".parquet") and name not in known
+        ]
+
+    def read(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
+        """A whole table in memory, oldest rows first. For one machine; pipelines read file by file."""
+        schema = RECORD_OF[table].SCHEMA
+        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        parts = [read_parquet(file.path, columns) for file in self.files(table)]
+        return pa.concat_tables([wanted.empty_table(), *(part.cast(wanted) for part in parts)])
+
+    def rows(self, kind: type[R]) -> Iterator[R]:
+        """Every record of a kind, oldest first. Later rows about the same thing replace earlier ones: see `latest`."""
+        table = next(name for name, record in RECORD_OF.items() if record is kind)
+        for file in self.files(table):  # type: ignore[arg-type]
+            yield from from_table(read_parquet(file.path), kind)
+
+
+def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """One Parquet file, local or gs://."""
+    source = io.BytesIO(storage.read_bytes(path)) if storage.is_gcs(path) else path
+    with pq.ParquetFile(source) as file:
+        return file.read(columns=None if columns is None else list(columns))
+
+
+def latest(rows: Iterable[VideoFeatures]) -> dict[str, VideoFeatures]:
+    """The newest row of each video by `extracted_at`: what a run adopted from a killed one can be older than its record."""
+    newest: dict[str, VideoFeatures] = {}
+    for row in rows:
+        seen = newest.get(row.video_id)
+        if seen is None or (row.extracted_at or EPOCH) >= (seen.extracted_at or EPOCH):
+            newest[row.video_id] = row
+    return newest
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """An id that sorts by start time and does not collide: 20261125T022309Z-1f3a9c."""
+    return f"{now or datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}"

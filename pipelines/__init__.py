@@ -1,0 +1,1 @@
+"""Beam. Transforms wire; the functions of features/ work."""

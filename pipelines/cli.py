@@ -1,0 +1,69 @@
+"""The command `vidattr`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+import features  # noqa: F401  (sets what must be set before tensorflow and onnxruntime are imported)
+from features.errors import VidattrError
+from pipelines.commands import attributes, doctor, launch, runs, serving, stages, videos, weights, whole
+
+app = typer.Typer(
+    name="vidattr",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Nuanced attributes of short videos: define, annotate in bulk, distil, serve online.\n\n"
+    "Start with [bold]vidattr sample DIR[/bold], then [bold]vidattr run --videos DIR/manifest.jsonl[/bold].",
+)
+
+DAILY, STAGES, LOOK = "What you do all day", "One stage at a time", "Look and check"
+app.command("run", rich_help_panel=DAILY)(whole.run)
+app.command("register", rich_help_panel=DAILY)(serving.register)
+app.command("launch", rich_help_panel=DAILY)(launch.launch)
+app.command("get", rich_help_panel=DAILY)(serving.get)
+for stage in (stages.extract, stages.annotate, stages.distill, stages.score, stages.materialize):
+    app.command(stage.__name__, rich_help_panel=STAGES)(stage)
+app.add_typer(attributes.app, name="attributes", rich_help_panel=LOOK)
+app.add_typer(videos.app, name="videos", rich_help_panel=LOOK)
+app.add_typer(runs.app, name="runs", rich_help_panel=LOOK)
+app.add_typer(weights.app, name="weights", rich_help_panel=LOOK)
+app.command("sample", rich_help_panel=LOOK)(videos.sample)
+app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits: 2 with a sentence for the user's mistake, 1 with one for a failure, 130 after Ctrl-C.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
+    try:
+        app(args=words)
+    except VidattrError as error:
+        _tell(str(error), type(error).__name__, as_json)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _tell("interrupted; what was written stays, run the same command again to go on", "Interrupted", as_json)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _tell(message: str, kind: str, as_json: bool) -> None:
+    from pipelines import terminal
+
+    if as_json:
+        terminal.emit({"error": {"kind": kind, "message": message}})
+    sys.stderr.write(f"vidattr: {message}\n")
+
+
+if __name__ == "__main__":
+    main()

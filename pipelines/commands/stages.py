@@ -1,0 +1,136 @@
+"""The five stages as commands of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.options import (
+    DEFAULT_FEATURE_REPO,
+    DEFAULT_WORKSPACE,
+    AnnotatorKind,
+    BeamArgs,
+    CallLog,
+    FeatureRepo,
+    Json,
+    Recording,
+    Roots,
+    Videos,
+    WorkspacePath,
+)
+
+if TYPE_CHECKING:
+    from features.records import RunRecord
+
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try dead letters again although nothing about them changed.")]
+OnlyAttributes = Annotated[list[str] | None, typer.Option("--attribute", "-a", help="Only this attribute. Repeatable.")]
+
+
+def extract(
+    videos: Videos,
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
+    root: Roots = None,
+    retry_failed: RetryFailed = False,
+    as_json: Json = False,
+    beam_args: BeamArgs = None,
+) -> None:
+    """Decode videos into features: frames, sound, speech, embeddings, fingerprints.
+
+    What is done already (same bytes, same title, same extractor) is not done again. A file that does not decode becomes a dead letter.
+    """
+    from pipelines.project import Project
+
+    project = Project(workspace, videos=videos, roots=tuple(root or ()), beam_args=tuple(beam_args or ()))
+    _end(lambda quiet: project.extract(retry_failed, quiet), as_json, f"vidattr annotate --workspace {workspace}")
+
+
+def annotate(
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
+    feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,
+    videos: Annotated[str, typer.Option("--videos", "-v", help="Only the videos of this manifest; default: all with features.")] = "",
+    root: Roots = None,
+    attribute: OnlyAttributes = None,
+    annotator: AnnotatorKind = None,
+    recording: Recording = "",
+    call_log: CallLog = "",
+    as_json: Json = False,
+    beam_args: BeamArgs = None,
+) -> None:
+    """Ask about every (video, attribute) pair that has no answer yet. Golden Set labels are written beside the answers."""
+    from pipelines.project import Project
+
+    project = Project(
+        workspace,
+        feature_repo=feature_repo,
+        videos=videos,
+        roots=tuple(root or ()),
+        attributes=tuple(attribute or ()),
+        annotator=annotator,
+        recording=recording,
+        call_log=call_log,
+        beam_args=tuple(beam_args or ()),
+    )
+    _end(project.annotate, as_json, f"vidattr distill --workspace {workspace}")
+
+
+def distill(
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
+    feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,
+    as_json: Json = False,
+    beam_args: BeamArgs = None,
+) -> None:
+    """Train a small TensorFlow student on the Silver Set. The same Silver Set is not trained on twice."""
+    from pipelines.project import Project
+
+    project = Project(workspace, feature_repo=feature_repo, beam_args=tuple(beam_args or ()))
+    _end(project.distill, as_json, f"vidattr score --workspace {workspace}")
+
+
+def score(
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
+    feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,
+    as_json: Json = False,
+    beam_args: BeamArgs = None,
+) -> None:
+    """Let the newest student annotate every video with features."""
+    from pipelines.project import Project
+
+    project = Project(workspace, feature_repo=feature_repo, beam_args=tuple(beam_args or ()))
+    _end(project.score, as_json, f"vidattr materialize --workspace {workspace}")
+
+
+def materialize(
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
+    feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,
+    online_store: Annotated[str | None, typer.Option("--online-store", help="sqlite, or redis://HOST:PORT[/DB].")] = None,
+    as_json: Json = False,
+    beam_args: BeamArgs = None,
+) -> None:
+    """Resolve who is trusted and write attributes to the feature store, offline and online. Only what changed is written."""
+    from pipelines.project import Project
+
+    project = Project(workspace, feature_repo=feature_repo, online_store=online_store, beam_args=tuple(beam_args or ()))
+    _end(project.materialize, as_json, f"vidattr get VIDEO_ID --workspace {workspace}")
+
+
+def _end(stage: Callable[[bool], RunRecord], as_json: bool, next_command: str) -> None:
+    from pipelines import stopping
+    from pipelines import terminal
+    from pipelines.project import dead_letter_kinds, exit_code
+
+    with stopping.on_interrupt():
+        record = stage(as_json)
+    if as_json:
+        terminal.emit(record.as_dict())
+    else:
+        rows = [terminal.counts_line("videos", record.counts.as_dict())]
+        if record.pair_counts is not None:
+            rows.append(terminal.counts_line("pairs", record.pair_counts.as_dict()))
+        terminal.table("", ["", "in", "done", "of which reused", "dead-lettered", "pending"], rows, right=range(1, 6))
+        for kind, number in dead_letter_kinds(record).items():
+            terminal.say(f"  dead letters of kind {kind}: {number}")
+        terminal.say(f"run {record.run_id}, {record.timings.get('total', 0):.1f} s")
+        terminal.next_command(next_command)
+    raise typer.Exit(exit_code(record))

@@ -1,0 +1,106 @@
+"""`vidattr run`: every stage in order."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import (
+    DEFAULT_FEATURE_REPO,
+    DEFAULT_WORKSPACE,
+    AnnotatorKind,
+    BeamArgs,
+    CallLog,
+    FeatureRepo,
+    Json,
+    Recording,
+    Roots,
+    Videos,
+    WorkspacePath,
+)
+from pipelines.commands.stages import OnlyAttributes, RetryFailed
+
+
+def run(
+    videos: Videos,
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
+    feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,
+    root: Roots = None,
+    attribute: OnlyAttributes = None,
+    annotator: AnnotatorKind = None,
+    recording: Recording = "",
+    online_store: Annotated[str | None, typer.Option("--online-store", help="sqlite, or redis://HOST:PORT[/DB].")] = None,
+    retry_failed: RetryFailed = False,
+    call_log: CallLog = "",
+    as_json: Json = False,
+    beam_args: BeamArgs = None,
+) -> None:
+    """From videos to attributes online: register, extract, annotate, distil, score, materialise, report.
+
+    Run it again at any time: what is done is not done again. Ctrl-C stops cleanly and leaves the rest pending.
+    """
+    from pipelines import stopping
+    from pipelines import terminal
+    from pipelines.project import Project, exit_code
+    from pipelines.whole import run_all
+
+    project = Project(
+        workspace,
+        feature_repo=feature_repo,
+        videos=videos,
+        roots=tuple(root or ()),
+        attributes=tuple(attribute or ()),
+        annotator=annotator,
+        recording=recording,
+        call_log=call_log,
+        online_store=online_store,
+        beam_args=tuple(beam_args or ()),
+    )
+    with stopping.on_interrupt():
+        whole = run_all(project, retry_failed, as_json, (lambda sentence: None) if as_json else terminal.say)
+    record = whole.record
+    if as_json:
+        terminal.emit(
+            {
+                **record.as_dict(),
+                "stages": {stage.stage: stage.as_dict() for stage in whole.stages},
+                "report": whole.report,
+                "next": whole.next_command,
+            }
+        )
+    else:
+        assert record.pair_counts is not None
+        terminal.say("")
+        terminal.table(
+            "",
+            ["", "in", "annotated", "of which reused", "dead-lettered", "pending"],
+            [
+                terminal.counts_line("videos", record.counts.as_dict()),
+                terminal.counts_line("(video, attribute) pairs", record.pair_counts.as_dict()),
+            ],
+            right=range(1, 6),
+        )
+        terminal.say("")
+        terminal.table(
+            "",
+            ["stage", "seconds", "in", "done", "reused", "dead-lettered"],
+            [
+                [
+                    stage.stage,
+                    f"{record.timings[stage.stage]:.1f}",
+                    stage.counts.into,
+                    stage.counts.annotated,
+                    stage.counts.reused,
+                    stage.counts.dead_lettered,
+                ]
+                for stage in whole.stages
+            ],
+            right=range(1, 6),
+        )
+        terminal.say(
+            f"\n{record.timings['total']:.0f} s, peak memory {record.peak_memory_bytes / 2**30:.1f} GiB, cost ${record.cost_usd:.2f}"
+        )
+        terminal.say(f"Report: {whole.report}")
+        terminal.next_command(whole.next_command)
+    raise typer.Exit(exit_code(record))

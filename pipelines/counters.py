@@ -1,0 +1,44 @@
+"""What a stage counts: once as Beam metrics for any runner, and once in this process for the progress line.
+
+Counters may run ahead when a runner retries a bundle. The law of counts is therefore checked on the rows themselves (`io.CommitRun`), never on these.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+from apache_beam.metrics import Metrics
+
+
+@dataclass
+class LiveCounts:
+    """Counts of the stages that run in this process, safe to read while they run."""
+
+    _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, stage: str, name: str, amount: int) -> None:
+        with self._lock:
+            self._counts[stage, name] += amount
+
+    def of(self, stage: str) -> dict[str, int]:
+        """The counts of one stage by name."""
+        with self._lock:
+            return {name: number for (owner, name), number in self._counts.items() if owner == stage}
+
+    def clear(self, stage: str) -> None:
+        """Starts a stage from zero."""
+        with self._lock:
+            for key in [key for key in self._counts if key[0] == stage]:
+                del self._counts[key]
+
+
+live = LiveCounts()
+
+
+def count(stage: str, name: str, amount: int = 1) -> None:
+    """Adds to a counter, such as `done`, `reused`, `dead_lettered`, `pending`, `bytes` or `milliseconds` of a stage."""
+    Metrics.counter(stage, name).inc(amount)
+    live.add(stage, name, amount)

@@ -1,0 +1,215 @@
+"""Stage 1: a manifest of videos -> the features table, and a dead letter for each video that does not decode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
+
+from features.errors import Permanent, Transient
+from features.records import Failure, RunRecord, Video, VideoFeatures, digest
+from features.videos.manifest import read_manifest
+from features.videos.probe import Limits
+from features.workspace import Workspace
+from pipelines import stopping
+from pipelines.counters import count
+from pipelines.encoders import EncoderConfig, build_extractor
+from pipelines.io import CommitRun, ReadColumns, WriteTable, finish, to_batch
+from pipelines.options import RunHeader, check_place, make_pipeline
+
+STAGE = "extract"
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """What to extract and where to put it.
+
+    Attributes:
+        workspace: where features, failures and the run record go.
+        videos: manifest, folder or glob, local or gs://.
+        roots: further folders that uris may lie in, beside the manifest's own.
+        retry_failed: try dead letters of the same content again.
+        encoders: which models look and listen.
+        limits: what one video may be and cost.
+        workers: videos decoded at the same time in a process.
+    """
+
+    workspace: Workspace
+    videos: str
+    roots: tuple[str, ...] = ()
+    retry_failed: bool = False
+    encoders: EncoderConfig = field(default_factory=EncoderConfig)
+    limits: Limits = field(default_factory=Limits)
+    workers: int = 2
+    header: RunHeader = field(default_factory=RunHeader)
+
+
+def video_to_json(video: Video) -> str:
+    """A manifest row as stable text, for keys and shuffles."""
+    row = dict(vars(video))
+    row["published_at"] = video.published_at and video.published_at.isoformat()
+    return json.dumps(row)
+
+
+def video_from_json(text: str) -> Video:
+    """The inverse of `video_to_json`."""
+    row = json.loads(text)
+    row["published_at"] = row["published_at"] and datetime.fromisoformat(row["published_at"])
+    for name in ("hashtags", "embedding"):
+        row[name] = None if row[name] is None else tuple(row[name])
+    return Video(**row)
+
+
+def manifest_rows(location: str, roots: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(video id, row as JSON) of every manifest row; a row that cannot be used carries its `problem` instead."""
+    for row in read_manifest(location, roots):
+        yield row.video_id, json.dumps({"problem": row.problem}) if row.video is None else video_to_json(row.video)
+
+
+def known_features(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
+    """(video id, what an earlier run made of it as JSON) for each row of a features file."""
+    file = json.loads(listed)
+    adopt = file["relative"] if file["orphan"] else ""
+    for row in batch.to_pylist():
+        yield row["video_id"], json.dumps([row["extracted_at"].timestamp(), row["content_key"], row["extractor_version"], adopt])
+
+
+def reusable(known: Iterable[str], content_key: str, version: str) -> str | None:
+    """Which earlier row of one video saves extracting it: "" for one that counts, a file to adopt, or None.
+
+    Only the newest row that counts will do, since readers take the newest; and only a newer orphan.
+    """
+    rows = [json.loads(text) for text in known]
+    newest = max((row for row in rows if not row[3]), default=[0.0, "", "", ""])
+    if newest[1:3] == [content_key, version]:
+        return ""
+    orphans = [row for row in rows if row[3] and row[0] > newest[0] and row[1:3] == [content_key, version]]
+    return str(max(orphans)[3]) if orphans else None
+
+
+def known_failures(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
+    """(video id, an earlier dead letter as JSON) for failures that would happen again unchanged."""
+    for row in batch.to_pylist():
+        if row["stage"] == STAGE and row["content_key"]:
+            yield row["video_id"], json.dumps([row["content_key"], row["kind"], row["message"]])
+
+
+class ExtractFn(beam.DoFn):
+    """Extracts videos, several at a time; main output: RecordBatches of VideoFeatures.
+
+    Tagged outputs: `failures` (RecordBatches of Failure), `tallies`, `adopted` (files of a killed run that hold what is wanted).
+    """
+
+    def __init__(self, config: ExtractConfig) -> None:
+        self._config = config
+
+    def setup(self) -> None:
+        self._extractor = build_extractor(self._config.encoders, self._config.limits, self._config.workers)
+        self._extractor.open()
+        self._version = self._extractor.extractor_version
+        self._limits = digest(repr(self._config.limits))
+        self._pool = ThreadPoolExecutor(self._config.workers)
+
+    def teardown(self) -> None:
+        self._pool.shutdown()
+        self._extractor.close()
+
+    def process(self, batch: list[tuple[str, dict[str, Iterable[str]]]]) -> Iterator[Any]:
+        for outputs in self._pool.map(self._one, batch):
+            yield from outputs
+
+    def _one(self, element: tuple[str, dict[str, Iterable[str]]]) -> list[Any]:
+        video_id, groups = element
+        rows = list(groups["rows"])
+        if len(rows) > 1:
+            return self._dead(video_id, "duplicate_id", f"{video_id!r} stands in {len(rows)} manifest rows: make ids unique")
+        row = json.loads(rows[0])
+        if "problem" in row:
+            return self._dead(video_id, "invalid_row", row["problem"])
+        if stopping.requested():
+            return self._outcome("pending")
+        video, content_key = video_from_json(rows[0]), ""
+        try:
+            with self._extractor.fetch(video) as fetched:
+                content_key = video.content_key(fetched.content_hash)
+                adopt = reusable(groups["features"], content_key, self._version)
+                if adopt is not None:
+                    adopted = [TaggedOutput("adopted", ("features", adopt, 1))] if adopt else []
+                    return adopted + self._outcome("reused")
+                for known_key, kind, message in map(json.loads, groups["failures"]):
+                    if known_key == self._failure_key(content_key) and not self._config.retry_failed:
+                        return self._dead(video_id, kind, message, known_key)
+                features = self._extractor.extract(video, fetched, self._config.header.run_id, datetime.now(UTC))
+        except Permanent as error:
+            return self._dead(video_id, error.kind, str(error), self._failure_key(content_key))
+        except Transient as error:
+            return self._dead(video_id, "unavailable", str(error))
+        return [to_batch([features], VideoFeatures), *self._outcome("annotated")]
+
+    def _failure_key(self, content_key: str) -> str:
+        """What must change for a failure to be worth another try: the content, the extractor or its limits."""
+        return f"{content_key}/{self._version}/{self._limits}" if content_key else ""
+
+    def _dead(self, video_id: str, kind: str, message: str, content_key: str = "") -> list[Any]:
+        failure = Failure(
+            video_id, STAGE, kind, message, content_key=content_key, failed_at=datetime.now(UTC), run_id=self._config.header.run_id
+        )
+        return [
+            TaggedOutput("failures", to_batch([failure], Failure)),
+            TaggedOutput("tallies", (f"kind/{kind}", 1)),
+            *self._outcome("dead_lettered"),
+        ]
+
+    def _outcome(self, name: str) -> list[Any]:
+        count(STAGE, name)
+        return [TaggedOutput("tallies", (f"video/{name}", 1))]
+
+
+def build(pipeline: beam.Pipeline, config: ExtractConfig) -> None:
+    """Wires the stage."""
+    workspace, run_id = config.workspace, config.header.run_id
+    rows = (
+        pipeline
+        | "NameManifest" >> beam.Create([(config.videos, list(config.roots))])
+        | "ReadManifest" >> beam.FlatMapTuple(manifest_rows).with_output_types(tuple[str, str])
+    )
+    features = (
+        pipeline
+        | "ReadKnownFeatures" >> ReadColumns(workspace, "features", ("video_id", "content_key", "extractor_version", "extracted_at"), orphans=True)
+        | "KeyFeatures" >> beam.FlatMapTuple(known_features).with_output_types(tuple[str, str])
+    )
+    failures = (
+        pipeline
+        | "ReadKnownFailures" >> ReadColumns(workspace, "failures", ("video_id", "stage", "content_key", "kind", "message"))
+        | "KeyFailures" >> beam.FlatMapTuple(known_failures).with_output_types(tuple[str, str])
+    )
+    extracted = (
+        {"rows": rows, "features": features, "failures": failures}
+        | "MatchKnown" >> beam.CoGroupByKey()
+        | "KeepWanted" >> beam.Filter(lambda element: bool(element[1]["rows"]))
+        | "Batch" >> beam.BatchElements(min_batch_size=1, max_batch_size=16, target_batch_duration_secs=20)
+        | "ExtractFeatures"
+        >> beam.ParDo(ExtractFn(config)).with_outputs("failures", "tallies", "adopted", main="features").with_output_types(pa.RecordBatch)
+    )
+    entered = rows | "DistinctIds" >> beam.CombinePerKey(lambda rows: 1) | "Enter" >> beam.Map(lambda _: ("video/in", 1))
+    written = (
+        extracted.features | "WriteFeatures" >> WriteTable(workspace, "features", run_id, max_rows=16, max_bytes=32 << 20),
+        extracted.failures | "WriteFailures" >> WriteTable(workspace, "failures", run_id),
+        extracted.adopted,
+    )
+    written | "CommitRun" >> CommitRun(workspace, STAGE, config.header, (entered, extracted.tallies))
+
+
+def run(config: ExtractConfig, beam_args: Sequence[str] = ()) -> RunRecord:
+    """Extracts here, to the end, and returns the run's record."""
+    check_place(config.workspace, ())
+    pipeline = make_pipeline(beam_args)
+    build(pipeline, config)
+    return finish(pipeline, config.workspace, config.header)

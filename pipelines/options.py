@@ -1,0 +1,74 @@
+"""Which runner a stage runs on, and what every stage's run has in common."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+
+from features.errors import InvalidInput
+from features.workspace import Workspace, new_run_id
+
+LOCAL_RUNNERS = (None, "", "DirectRunner", "FnApiRunner")
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """What is known of a run before it starts.
+
+    Attributes:
+        run_id: see `features.workspace.new_run_id`.
+        started_at: UTC.
+        arguments: for the run record, without secrets.
+        versions: of what decides the result.
+    """
+
+    run_id: str = field(default_factory=new_run_id)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    arguments: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Versions of installed distributions and of Python, for a run record; what is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for name in ("vidattr", "apache-beam", *names):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
+    """A pipeline with the user's Beam options, on the pinned FnApiRunner unless they name another runner.
+
+    Beam's default runner is chosen by the shape of the graph and may download one, or retry what has side effects.
+
+    Raises:
+        InvalidInput: an option that Beam refuses, or something that is no option.
+    """
+    for argument in beam_args:
+        if not argument.startswith("--"):
+            raise InvalidInput(f"{argument!r} is no Beam option: after --, write --name=value")
+    try:
+        options = PipelineOptions(list(beam_args))
+        options.get_all_options()
+        local = options.view_as(StandardOptions).runner in LOCAL_RUNNERS
+    except SystemExit as error:
+        raise InvalidInput(f"Beam refuses the options after --: {' '.join(beam_args)}") from error
+    return beam.Pipeline(runner=FnApiRunner(), options=options) if local else beam.Pipeline(options=options)
+
+
+def check_place(workspace: Workspace, local: Sequence[str]) -> None:
+    """Fails now rather than in an hour: the workspace is writable, and what only a local disk can hold has one."""
+    workspace.check_writable()
+    for name in local:
+        workspace.local_path(name)

@@ -1,0 +1,92 @@
+"""What a person or a script reads: tables and progress for the one, a JSON document for the other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def emit(document: Mapping[str, Any]) -> None:
+    """Prints the one JSON document of a `--json` run."""
+    sys.stdout.write(json.dumps(document, indent=1, default=str, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> None:
+    """Prints a table; cells are plain text, never markup, since titles and paths come from strangers."""
+    grid = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        grid.add_column(column, justify="right" if number in right else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    out.print(grid)
+
+
+def say(sentence: str) -> None:
+    """One line for a person, on standard output."""
+    out.print(Text(sentence), soft_wrap=True)
+
+
+def next_command(command: str) -> None:
+    """The command that a person most likely wants now."""
+    out.print(Text.assemble("\nNext: ", (command, "bold")), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress(stage: str, total: int, counts: Callable[[], Mapping[str, int]], quiet: bool) -> Iterator[None]:
+    """Shows on standard error how far a stage is while it blocks: a bar on a terminal, a line every 15 seconds elsewhere.
+
+    Args:
+        stage: its name.
+        total: things to do, 0 when unknown.
+        counts: the live counts of the stage by outcome.
+        quiet: show nothing (for --json).
+    """
+    if quiet:
+        yield
+        return
+    ended, began = threading.Event(), time.monotonic()
+
+    def line() -> str:
+        now = counts()
+        done = sum(now.get(name, 0) for name in ("annotated", "reused", "dead_lettered", "pending"))
+        elapsed = time.monotonic() - began
+        words = [f"{done} of {total}" if total else f"{done} done", f"{now.get('dead_lettered', 0)} failed", f"{elapsed:.0f} s"]
+        if total and 0 < done < total:
+            words.append(f"about {elapsed / done * (total - done):.0f} s left")
+        return f"{stage:<12}" + ", ".join(words)
+
+    def watch() -> None:
+        if err.is_terminal:
+            with err.status(Text(line())) as status:
+                while not ended.wait(0.25):
+                    status.update(Text(line()))
+        else:
+            while not ended.wait(15):
+                err.print(Text(line()), soft_wrap=True)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        err.print(Text(line()), soft_wrap=True)
+
+
+def counts_line(name: str, counts: Mapping[str, int]) -> list[object]:
+    """A row of a counts table."""
+    return [name, *(counts[key] for key in ("in", "annotated", "reused", "dead_lettered", "pending"))]

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from features.errors import InvalidInput
+from features.workspace import Workspace
+from pipelines.configuration import Configuration, load_configuration
+
+
+def load(folder: pathlib.Path, text: str | None, **flags: object) -> Configuration:
+    if text is not None:
+        (folder / "vidattr.yaml").write_text(text)
+    return load_configuration(Workspace(str(folder)), **flags)
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: pathlib.Path) -> None:
+    assert load(tmp_path, None) == Configuration() == load(tmp_path, "")
+
+
+def test_the_file_is_read_and_flags_win(tmp_path: pathlib.Path) -> None:
+    text = "workers: 3\nannotator: replay\nlimits: {max_duration_s: 30}\nmax_age_days: 7\n"
+    settings = load(tmp_path, text, annotator="baseline", online_store=None)
+    assert (settings.workers, settings.annotator, settings.limits.max_duration_s, settings.max_age_days) == (3, "baseline", 30, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("worker: 3", r"worker is no setting; did you mean workers\?"),
+        ("limits: {max_durations: 1}", r"limits\.max_durations is no setting; did you mean limits\.max_duration_s\?"),
+        ("zzzz: 1", "zzzz is no setting; known: annotator"),
+        ("workers: many", r"workers is 'many'; write a value of type int"),
+        ("speech: 1", "speech is 1; write a value of type bool"),
+        ("[1, 2]", "must hold name: value pairs"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: pathlib.Path, text: str, sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=r"vidattr\.yaml: .*" + sentence):
+        load(tmp_path, text)

@@ -1,0 +1,128 @@
+"""The distill stage on small workspaces: what it learns, what it says, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+from datetime import timedelta
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from features.errors import InvalidInput
+from features.records import Annotation, Failure
+from features.workspace import Workspace
+from pipelines.distill import DistillConfig, resolved_labels, run, training_rows
+
+
+@pytest.fixture(scope="module")
+def planted(repo_root: pathlib.Path) -> ModuleType:
+    name = "planted_student"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, repo_root / "tests/features/student/planted.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def tiny(planted: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Twelve videos, one with an embedding of another length and one without any answer."""
+    rng = np.random.default_rng(4)
+    videos = [planted.features(number, rng) for number in range(12)]
+    videos[2] = dataclasses.replace(videos[2], text_embedding=(0.1, 0.2))
+    answers = [row for video in videos[:-1] for row in planted.annotations(video)]
+    made: Workspace = planted.workspace(tmp_path_factory.mktemp("tiny") / "workspace", videos, answers)
+    return made
+
+
+def test_a_corpus_too_small_to_split_is_said_and_a_second_run_does_nothing(planted: ModuleType, tiny: Workspace) -> None:
+    record = run(DistillConfig(tiny, planted.DEFINITIONS))
+    assert record.details["metrics"]["too_small_to_split"] is True and record.details["metrics"]["validation_videos"] == 0
+    assert any("too small to split: 10 labelled videos" in note for note in record.details["notes"])
+    assert any(note.startswith("rare is left out: 2 labelled videos") for note in record.details["notes"])
+    assert set(record.details["attributes"]) == {"calm", "mood", "energy"}
+    assert record.details["attributes"]["calm"] == {"teacher": "llm", "labelled": 10}
+    assert record.details["metrics"]["attributes"]["calm"]["on"] == "training"
+    assert (record.counts.into, record.counts.annotated, record.counts.dead_lettered, record.counts.pending) == (12, 10, 1, 1)
+    assert record.pair_counts is not None and record.pair_counts.into == 48 and record.pair_counts.annotated == 30
+    (failure,) = tiny.rows(Failure)
+    assert (failure.video_id, failure.kind, failure.stage) == ("v0002", "embedding_dimension", "distill")
+
+    folder = pathlib.Path(tiny.path("students", record.details["student_id"]))
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    again = run(DistillConfig(tiny, planted.DEFINITIONS))
+    assert again.details["reused"] is True and again.details["student_id"] == record.details["student_id"]
+    assert again.counts.reused == 10 and "train" not in again.timings
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()} == before
+    assert [name.name for name in folder.parent.iterdir()] == [folder.name], "nothing half-done is left behind"
+
+
+def test_metrics_compare_with_the_teacher_on_videos_that_were_kept_back(planted: ModuleType) -> None:
+    metrics = planted.student().card.metrics
+    calm = metrics["attributes"]["calm"]
+    assert metrics["too_small_to_split"] is False and 15 < metrics["validation_videos"] < 50
+    assert calm["on"] == "validation" and calm["n"] == metrics["validation_videos"] and calm["n"] + calm["learned_from"] == 160
+    assert 0.5 < calm["auc"] <= 1.0 and 0.0 <= metrics["attributes"]["mood"]["agreement"] <= 1.0
+    assert metrics["attributes"]["energy"]["mae"] < metrics["attributes"]["energy"]["spread"]
+
+
+def test_the_most_trusted_answer_to_the_current_definition_is_learned(planted: ModuleType) -> None:
+    calm = planted.CALM
+    llm = planted.annotations(planted.features(0, np.random.default_rng(0)))[0]
+    gold = dataclasses.replace(
+        llm, source="gold", value="true", probability=None, answer_key="gold", annotated_at=planted.NOW - timedelta(9)
+    )
+    student = dataclasses.replace(
+        llm, source="student", teacher="gold", answer_key="student", annotated_at=planted.NOW + timedelta(9)
+    )
+    stale = dataclasses.replace(llm, video_id="v0001", definition_hash="an older one")
+    odd = dataclasses.replace(llm, video_id="v0002", probability=float("nan"))
+    withdrawn = dataclasses.replace(llm, video_id="v0003", value=None, annotated_at=planted.NOW + timedelta(1))
+    spoken = dataclasses.replace(llm, video_id="v0003")
+    labels, bad = resolved_labels([llm, student, gold, stale, odd, spoken, withdrawn], (calm,))
+    assert [(label.video_id, label.source, label.answer_key) for label in labels] == [("v0000", "gold", "gold")]
+    assert [(each.video_id, each.kind) for each in bad] == [("v0002", "not_a_number")]
+
+
+def test_the_newest_features_of_a_video_are_learned(planted: ModuleType, tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(6)
+    videos = [planted.features(number, rng) for number in range(6)]
+    place = planted.workspace(tmp_path, videos, [row for video in videos for row in planted.annotations(video)])
+    before = training_rows(DistillConfig(place, planted.DEFINITIONS))
+    planted.workspace(tmp_path, [dataclasses.replace(videos[3], duration_s=99.0)], [])
+    after = training_rows(DistillConfig(place, planted.DEFINITIONS))
+    assert after.videos == 6 and after.student_id != before.student_id
+    assert after.prepared.batch.column("duration_s")[3].as_py() == [99.0]
+
+
+def test_nothing_to_learn_is_the_users_to_mend(planted: ModuleType, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InvalidInput, match="no features yet"):
+        run(DistillConfig(Workspace(str(tmp_path / "none")), planted.DEFINITIONS))
+    rng = np.random.default_rng(7)
+    videos = [planted.features(number, rng) for number in range(3)]
+    silent = planted.workspace(tmp_path / "silent", videos, [])
+    with pytest.raises(InvalidInput, match="no video has both features and an answer"):
+        run(DistillConfig(silent, planted.DEFINITIONS))
+    few = planted.workspace(tmp_path / "few", videos, [row for video in videos for row in planted.annotations(video)])
+    with pytest.raises(InvalidInput, match="nothing can be learned. calm is left out: 3 labelled videos"):
+        run(DistillConfig(few, planted.DEFINITIONS))
+    with pytest.raises(InvalidInput, match="no attribute to learn"):
+        DistillConfig(few, ())
+    with pytest.raises(InvalidInput, match="distill runs on this machine only"):
+        run(DistillConfig(few, planted.DEFINITIONS), ["--runner=DataflowRunner"])
+
+
+def test_annotations_of_a_student_are_not_training_data(planted: ModuleType, tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(8)
+    videos = [planted.features(number, rng) for number in range(5)]
+    answers: list[Annotation] = [
+        dataclasses.replace(row, source="student", teacher="llm") for video in videos for row in planted.annotations(video)
+    ]
+    place = planted.workspace(tmp_path, videos, answers)
+    with pytest.raises(InvalidInput, match="no video has both features and an answer"):
+        training_rows(DistillConfig(place, planted.DEFINITIONS))
