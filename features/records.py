@@ -295,7 +295,7 @@ class Failure:
             _field("message", pa.string(), "for a person: the value, the place, the remedy; secrets redacted"),
             _field("attribute", pa.string(), "which attribute, empty for the whole video"),
             _field("content_key", pa.string(), "what failed, so that it is not tried again unchanged; empty: try again"),
-            _field("attempts", pa.int32(), "how often it was tried in this run"),
+            _field("attempts", pa.int32(), "how often it was tried in this run; 0: carried over unchanged"),
             _field("last_reply_digest", pa.string(), "digest of the last reply, empty when there was none"),
             _field("failed_at", _UTC, "when", True),
             _field("run_id", pa.string(), "the run that wrote this row"),

@@ -5,6 +5,7 @@ Names are absolute local paths or `gs://bucket/key`. Characters such as `[` and 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posixpath
@@ -49,19 +50,26 @@ def _blob(name: str) -> Blob:
     return _client().bucket(bucket).blob(key)
 
 
-def _gcs(name: str, call: str, *arguments: Any, **options: Any) -> Any:
-    """Calls one method of an object, and turns Google's errors into ours."""
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turns Google's errors about `name` into ours."""
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
 
     try:
-        return getattr(_blob(name), call)(*arguments, timeout=GCS_TIMEOUT_S, **options)
+        yield
     except exceptions.NotFound as error:
         raise FileNotFoundError(errno.ENOENT, "no such object", name) from error
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
         raise Permanent(f"{name}: access refused; check the credentials and the bucket's permissions", "forbidden") from error
     except (exceptions.ServerError, exceptions.TooManyRequests, exceptions.RetryError, OSError) as error:
         raise Transient(f"{name}: storage did not answer ({type(error).__name__}); try again") from error
+
+
+def _gcs(name: str, call: str, *arguments: Any, **options: Any) -> Any:
+    """Calls one method of an object."""
+    with _explained(name):
+        return getattr(_blob(name), call)(*arguments, timeout=GCS_TIMEOUT_S, **options)
 
 
 def read_bytes(name: str) -> bytes:
@@ -114,6 +122,16 @@ def unwritable(name: str, error: OSError) -> InvalidInput:
     return InvalidInput(f"{name}: cannot be written ({error.strerror or error}); choose another --workspace")
 
 
+def size(name: str) -> int:
+    """Bytes of a file or an object. Raises FileNotFoundError, Permanent or Transient."""
+    if not is_gcs(name):
+        return os.path.getsize(name)
+    blob = _blob(name)
+    with _explained(name):
+        blob.reload(timeout=GCS_TIMEOUT_S)
+    return int(blob.size or 0)
+
+
 def exists(name: str) -> bool:
     """Whether there is a file or an object of this name."""
     return bool(_gcs(name, "exists")) if is_gcs(name) else os.path.isfile(name)
@@ -135,8 +153,9 @@ def list_names(folder: str) -> Iterator[str]:
     if is_gcs(folder):
         bucket, _, prefix = folder[5:].partition("/")
         prefix = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
-        for blob in _client().list_blobs(bucket, prefix=prefix, timeout=GCS_TIMEOUT_S):
-            yield f"gs://{bucket}/{blob.name}"
+        with _explained(folder):
+            keys = [blob.name for blob in _client().list_blobs(bucket, prefix=prefix, timeout=GCS_TIMEOUT_S)]
+        yield from (f"gs://{bucket}/{key}" for key in keys)
         return
     for parent, folders, files in os.walk(folder):
         folders.sort()

@@ -170,5 +170,6 @@ def latest(rows: Iterable[VideoFeatures]) -> dict[str, VideoFeatures]:
 
 
 def new_run_id(now: datetime | None = None) -> str:
-    """An id that sorts by start time and does not collide: 20261125T022309Z-1f3a9c."""
-    return f"{now or datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}"
+    """An id that sorts by start time and does not collide: 20261125T022309.123Z-1f3a9c."""
+    now = now or datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}Z-{secrets.token_hex(3)}"

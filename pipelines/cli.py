@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import typer
 
 import features  # noqa: F401  (sets what must be set before tensorflow and onnxruntime are imported)
 from features.errors import VidattrError
+from pipelines import terminal
 from pipelines.commands import attributes, doctor, launch, runs, serving, stages, videos, weights, whole
 
 app = typer.Typer(
@@ -45,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
     try:
-        app(args=words)
+        with terminal.chatter_aside() if arguments is None else contextlib.nullcontext():
+            app(args=words)
     except VidattrError as error:
         _tell(str(error), type(error).__name__, as_json)
         sys.exit(error.exit_code)
@@ -58,8 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _tell(message: str, kind: str, as_json: bool) -> None:
-    from pipelines import terminal
-
     if as_json:
         terminal.emit({"error": {"kind": kind, "message": message}})
     sys.stderr.write(f"vidattr: {message}\n")

@@ -26,7 +26,7 @@ class Configuration:
     Attributes:
         annotator: who answers by default.
         recording: the answers of the replay annotator.
-        online_store: sqlite, or redis://HOST:PORT[/DB].
+        online_store: sqlite, or redis://HOST:PORT.
         speech: recognise speech where a manifest has no transcript.
         workers: videos decoded at the same time in a process.
         in_flight: requests to an annotator at the same time in a process.

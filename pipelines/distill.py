@@ -104,7 +104,7 @@ def newest_features(workspace: Workspace) -> pa.Table:
 def resolved_labels(
     annotations: Iterable[Annotation], definitions: Sequence[AttributeDefinition]
 ) -> tuple[list[Label], list[BadLabel]]:
-    """The most trusted answer of each pair to the current definition, students left out, and pairs whose answers are all invalid."""
+    """The most trusted answer of each pair to the current definition, and the pairs whose answers are all invalid."""
     wanted = {definition.name: definition for definition in definitions}
     pairs: dict[tuple[str, str], list[Annotation]] = {}
     for each in annotations:

@@ -145,7 +145,7 @@ class ExtractFn(beam.DoFn):
                     return adopted + self._outcome("reused")
                 for known_key, kind, message in map(json.loads, groups["failures"]):
                     if known_key == self._failure_key(content_key) and not self._config.retry_failed:
-                        return self._dead(video_id, kind, message, known_key)
+                        return self._dead(video_id, kind, message, known_key, attempts=0)
                 features = self._extractor.extract(video, fetched, self._config.header.run_id, datetime.now(UTC))
         except Permanent as error:
             return self._dead(video_id, error.kind, str(error), self._failure_key(content_key))
@@ -157,10 +157,9 @@ class ExtractFn(beam.DoFn):
         """What must change for a failure to be worth another try: the content, the extractor or its limits."""
         return f"{content_key}/{self._version}/{self._limits}" if content_key else ""
 
-    def _dead(self, video_id: str, kind: str, message: str, content_key: str = "") -> list[Any]:
-        failure = Failure(
-            video_id, STAGE, kind, message, content_key=content_key, failed_at=datetime.now(UTC), run_id=self._config.header.run_id
-        )
+    def _dead(self, video_id: str, kind: str, message: str, content_key: str = "", attempts: int = 1) -> list[Any]:
+        now, run_id = datetime.now(UTC), self._config.header.run_id
+        failure = Failure(video_id, STAGE, kind, message, "", content_key, attempts, failed_at=now, run_id=run_id)
         return [
             TaggedOutput("failures", to_batch([failure], Failure)),
             TaggedOutput("tallies", (f"kind/{kind}", 1)),

@@ -126,14 +126,14 @@ class _WriteFn(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._batches: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
 
     def process(self, batch: pa.RecordBatch) -> Iterator[tuple[str, str, int]]:
         if batch.num_rows:
             self._batches.append(batch)
-        if (
-            sum(part.num_rows for part in self._batches) >= self._max_rows
-            or sum(part.nbytes for part in self._batches) >= self._max_bytes
-        ):
+            self._rows += batch.num_rows
+            self._bytes += batch.nbytes
+        if self._rows >= self._max_rows or self._bytes >= self._max_bytes:
             yield self._flush()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -142,7 +142,7 @@ class _WriteFn(beam.DoFn):
 
     def _flush(self) -> tuple[str, str, int]:
         rows = pa.Table.from_batches(self._batches)
-        self._batches = []
+        self._batches, self._rows, self._bytes = [], 0, 0
         return self._table, self._workspace.write_table(self._table, self._run_id, rows), rows.num_rows
 
 
@@ -225,8 +225,8 @@ class CommitRun(beam.PTransform):
 
     Args:
         workspace, stage, header: whose record.
-        tallies: (name, number) pairs; names are `video/in`, `video/annotated`, `video/reused`, `video/dead_lettered`, `video/pending`,
-            the same with `pair/`, `kind/WORD` for dead letters by kind, `detail/WORD`, `input_tokens`, `cached_input_tokens`,
+        tallies: (name, number) pairs; names are `video/in`, `video/annotated`, `video/reused`, `video/dead_lettered`,
+            `video/pending`, the same with `pair/`, `kind/WORD` for dead letters by kind, `detail/WORD`, `input_tokens`, `cached_input_tokens`,
             `output_tokens`, `cost_nano_usd`.
 
     It is applied to a tuple of the PCollections that `WriteTable` gave.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -20,9 +21,10 @@ from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyEx
 from google.api_core import exceptions
 
 from features.errors import InvalidInput, Permanent, Transient
+from features.records import RunRecord
 from features.workspace import Workspace
 from pipelines.configuration import Configuration
-from pipelines.launch_plan import SOURCE, Check, LaunchConfig, Plan, checks, credentials, options, plan, require, scratch
+from pipelines.launch_plan import SOURCE, Check, LaunchConfig, Plan, access, checks, options, plan, require, scratch
 from pipelines.options import RunHeader, library_versions
 
 __all__ = [
@@ -31,9 +33,9 @@ __all__ = [
     "LaunchConfig",
     "LaunchedJob",
     "Plan",
+    "access",
     "build_graph",
     "checks",
-    "credentials",
     "options",
     "plan",
     "require",
@@ -43,6 +45,8 @@ __all__ = [
 
 STAGED = ("setup.py", "pyproject.toml", "README.md", "features", "pipelines")
 """What `setup.py sdist` needs."""
+EXPECTED = (ValueError, OSError, exceptions.GoogleAPICallError, DataflowJobAlreadyExistsError)
+"""Errors that a sentence explains better than what was printed on the way."""
 
 
 @dataclass(frozen=True)
@@ -111,18 +115,19 @@ def submit(config: LaunchConfig) -> LaunchedJob:
             result = _run(config, options(config, setup_file))
         except DataflowJobAlreadyExistsError as error:
             raise Permanent(f"{error} Pass another --job-name.", "job_exists") from error
-        except (exceptions.Forbidden, exceptions.Unauthorized, exceptions.NotFound, exceptions.BadRequest) as error:
+        except exceptions.GoogleAPICallError as error:
+            said = re.sub(r"^[A-Z]+ http\S+ ", "", str(error.message))
+            if isinstance(error, exceptions.ServerError | exceptions.TooManyRequests):
+                raise Transient(f"Dataflow did not take the job ({said}): run the same command again") from error
             raise Permanent(
-                f"Dataflow refuses the job in {config.project}/{config.region} ({error.message}): check that the Dataflow API "
-                "is enabled there and that you hold roles/dataflow.developer",
+                f"Dataflow refuses the job in {config.project}/{config.region} ({said}): check that the Dataflow API is "
+                "enabled there and that you hold roles/dataflow.developer",
                 "refused",
             ) from error
-        except exceptions.GoogleAPICallError as error:
-            raise Transient(f"Dataflow did not take the job ({error.message}): run the same command again") from error
         except OSError as error:
             raise Permanent(
-                f"{scratch(config)}: the code could not be staged ({' '.join(str(error).split())}): check that the bucket "
-                "exists and that you hold roles/storage.objectAdmin on it",
+                f"{scratch(config)}: the code could not be staged ({' '.join(str(error).split())}): check that you hold "
+                "roles/storage.objectAdmin on the bucket",
                 "not_staged",
             ) from error
     job_id = str(result.job_id())
@@ -137,8 +142,8 @@ def submit(config: LaunchConfig) -> LaunchedJob:
     )
 
 
-def wait(job: LaunchedJob, workspace: Workspace) -> dict[str, Any]:
-    """Waits for the job's end and returns the run record it wrote, as `RunRecord.as_dict` gives it.
+def wait(job: LaunchedJob, workspace: Workspace) -> RunRecord:
+    """Waits for the job's end and returns the run record it wrote.
 
     Raises Permanent when the job failed, was cancelled, or wrote no record.
     """
@@ -157,7 +162,7 @@ def wait(job: LaunchedJob, workspace: Workspace) -> dict[str, Any]:
             "launch it again",
             "no_record",
         )
-    return record.as_dict()
+    return record
 
 
 def _run(config: LaunchConfig, flags: list[str]) -> Any:
@@ -174,7 +179,7 @@ def _run(config: LaunchConfig, flags: list[str]) -> Any:
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """Keeps what libraries and setuptools print off the terminal and out of a JSON document; an error brings it back."""
+    """Keeps what setuptools and libraries print off the terminal and out of a JSON document; what nobody expects shows it."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
@@ -190,6 +195,8 @@ def _hushed() -> Iterator[None]:
                 for descriptor, before in kept.items():
                     os.dup2(before, descriptor)
                     os.close(before)
+        except EXPECTED:
+            raise
         except Exception:
             said.seek(0)
             sys.stderr.write(said.read().decode(errors="replace"))

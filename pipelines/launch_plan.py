@@ -1,6 +1,6 @@
 """A stage as a Dataflow job, before it exists: what was asked, whether it can work, what it would do, with which options.
 
-Nothing in here imports Beam or asks a server, `credentials` excepted, so a mistake in a flag is told at once.
+Nothing in here imports Beam or asks a server, `access` excepted, so a mistake in a flag is told at once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SOURCE = Path(__file__).resolve().parent.parent
 """The folder with setup.py, where there is one."""
 WORKER_THREADS = 1
 """Python processes on Dataflow run one a vCPU; each thread of one would hold the models once more."""
-CREDENTIALS_TIMEOUT_S = 10.0
+ACCESS_TIMEOUT_S = 20.0
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # cloud.google.com/storage/docs/buckets#naming
 _PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")  # cloud.google.com/resource-manager/docs
@@ -164,7 +164,7 @@ class Plan:
 
 
 def checks(config: LaunchConfig) -> list[Check]:
-    """Everything that can be known without asking anybody; see `credentials` for the rest."""
+    """Everything that can be known without asking anybody; see `access` for the rest."""
     return [
         _stage_check(config),
         _form(
@@ -196,31 +196,44 @@ def checks(config: LaunchConfig) -> list[Check]:
     ]
 
 
-def credentials() -> Check:
-    """Looks for Application Default Credentials, with an end to the waiting. The only check that may ask a metadata server."""
+def access(config: LaunchConfig) -> list[Check]:
+    """Whether Google knows us and the bucket is there. Asks Google, for ACCESS_TIMEOUT_S at most."""
     remedy = "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's file"
     named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     if named and not os.path.isfile(named):
-        return Check("credentials", "failed", f"GOOGLE_APPLICATION_CREDENTIALS names {named}, which is no file", remedy)
-    outcome: list[Exception | None] = []
+        return [Check("credentials", "failed", f"GOOGLE_APPLICATION_CREDENTIALS names {named}, which is no file", remedy)]
+    found: list[Check] = []
+    asking = threading.Thread(target=lambda: found.extend(_ask_google(config, remedy)), daemon=True)
+    asking.start()
+    asking.join(ACCESS_TIMEOUT_S)
+    late = f"Google did not answer within {ACCESS_TIMEOUT_S:g} s"
+    return found or [Check("credentials", "failed", late, f"check the network, or {remedy}")]
 
-    def look() -> None:
-        import google.auth
-        from google.auth.exceptions import GoogleAuthError
 
-        try:
-            google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-            outcome.append(None)
-        except (GoogleAuthError, OSError, ValueError) as error:
-            outcome.append(error)
+def _ask_google(config: LaunchConfig, remedy: str) -> list[Check]:
+    import google.auth
+    from google.api_core import exceptions
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud import storage as gcs
 
-    seeker = threading.Thread(target=look, daemon=True)
-    seeker.start()
-    seeker.join(CREDENTIALS_TIMEOUT_S)
-    if outcome == [None]:
-        return Check("credentials", "ok", "credentials found")
-    reason = f" ({' '.join(str(outcome[0]).split())[:160]})" if outcome else f" within {CREDENTIALS_TIMEOUT_S:g} s"
-    return Check("credentials", "failed", f"no Google credentials{reason}", remedy)
+    try:
+        allowed, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        bucket = gcs.Client(config.project, allowed).lookup_bucket(config.bucket, timeout=ACCESS_TIMEOUT_S / 2, retry=None)
+    except exceptions.Forbidden:
+        mine = "let somebody grant you roles/storage.objectAdmin and roles/storage.legacyBucketReader on it"
+        return [Check("access", "failed", f"gs://{config.bucket} may not be read", mine)]
+    except exceptions.GoogleAPICallError as error:
+        return [Check("access", "failed", f"gs://{config.bucket} cannot be reached ({_brief(error)})", "try again")]
+    except (GoogleAuthError, OSError, ValueError) as error:
+        return [Check("credentials", "failed", f"no Google credentials that work ({_brief(error)})", remedy)]
+    if bucket is None:
+        create = f"gcloud storage buckets create gs://{config.bucket} --project {config.project} --location {config.region}"
+        return [Check("access", "failed", f"there is no bucket gs://{config.bucket}", f"name another --bucket, or {create}")]
+    return [Check("credentials", "ok", "credentials found"), Check("access", "ok", f"gs://{config.bucket} is there")]
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 def require(found: list[Check]) -> None:

@@ -23,7 +23,7 @@ from features.attributes import registry
 from features.attributes.definition import AttributeDefinition
 from features.errors import InvalidInput, Transient
 from features.records import Annotation, Failure, ResolvedAttribute, RunRecord
-from features.serving.publish import Published, Publisher, packed_rows
+from features.serving.publish import Published, Publisher, compact_history, packed_rows
 from features.serving.resolution import ABSENT, resolve
 from features.workspace import Workspace
 from pipelines import stopping
@@ -176,7 +176,7 @@ class PublishFn(beam.DoFn):
         for video_id, video in videos.items():
             changed = {} if video_id in published.superseded else {row.attribute: row for row in video.changed}
             answered = video.rows.keys() - video.dead
-            reused = {name for name in answered if name not in changed and video_id in settled}
+            reused = {name for name in answered if name not in changed and (changed or video_id in settled)}
             pairs = {"dead_lettered": len(video.dead), "reused": len(reused), "annotated": len(answered) - len(reused)}
             outcome = "dead_lettered" if not answered else "reused" if len(reused) == len(answered) else "annotated"
             yield from self._outcomes(outcome, pairs)
@@ -283,4 +283,7 @@ def run(config: MaterializeConfig, beam_args: Sequence[str] = ()) -> RunRecord:
         views.prepare_offline(folder, registered)
         pipeline = make_pipeline(beam_args)
         build(pipeline, config)
-        return finish(pipeline, config.workspace, config.header)
+        try:
+            return finish(pipeline, config.workspace, config.header)
+        finally:
+            compact_history(folder)

@@ -17,8 +17,7 @@ from features.errors import InvalidInput
 from features.records import Annotation, RunRecord
 from features.videos.manifest import ManifestReport, load_manifest
 from features.workspace import Workspace
-from pipelines import stopping
-from pipelines import terminal
+from pipelines import stopping, terminal
 from pipelines.configuration import Configuration, load_configuration
 
 STAGES = ("extract", "annotate", "distill", "score", "materialize")

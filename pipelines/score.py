@@ -200,7 +200,13 @@ def dead_letters(batch: pa.RecordBatch, problems: Sequence[Problem], now: dateti
     return to_batch(
         [
             Failure(
-                ids[problem.row].as_py(), STAGE, problem.kind, problem.message, content_key=keys[problem.row].as_py(), failed_at=now, run_id=run_id
+                ids[problem.row].as_py(),
+                STAGE,
+                problem.kind,
+                problem.message,
+                content_key=keys[problem.row].as_py(),
+                failed_at=now,
+                run_id=run_id,
             )
             for problem in problems
         ],

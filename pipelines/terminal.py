@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+WIDE = 140
+"""Columns where output goes to a file or a pipe, which have no edge."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
 
 
 def emit(document: Mapping[str, Any]) -> None:
@@ -28,7 +33,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], 
     """Prints a table; cells are plain text, never markup, since titles and paths come from strangers."""
     grid = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
-        grid.add_column(column, justify="right" if number in right else "left", overflow="fold")
+        grid.add_column(column, justify="right" if number in right else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
         grid.add_row(*(Text(str(cell)) for cell in row))
     out.print(grid)
@@ -85,6 +90,30 @@ def progress(stage: str, total: int, counts: Callable[[], Mapping[str, int]], qu
         ended.set()
         watcher.join()
         err.print(Text(line()), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def chatter_aside() -> Iterator[None]:
+    """Keeps what C++ libraries write on descriptor 2 (drivers not found, optimisations on) away from the person's terminal.
+
+    Python's own `sys.stderr` goes where it went. If the process ends in an error nobody meant, the last lines are shown after all.
+    """
+    sys.stderr.flush()
+    ours, before = os.dup(2), sys.stderr
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        sys.stderr = os.fdopen(os.dup(ours), "w", buffering=1)
+        try:
+            yield
+        except Exception:
+            aside.seek(max(0, aside.seek(0, os.SEEK_END) - 4000))
+            sys.stderr.write(aside.read().decode(errors="replace"))
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(ours, 2)
+            os.close(ours)
+            sys.stderr = before
 
 
 def counts_line(name: str, counts: Mapping[str, int]) -> list[object]:

@@ -69,14 +69,12 @@ class TransformRows(beam.PTransform):
             groups, schema = file.num_row_groups, file.schema_arrow
 
         def write(batch: pa.RecordBatch, _: dict[str, pa.Array]) -> Iterator[str]:
-            name = os.path.join(
-                transformed, f"from-{batch.column(batch.schema.get_field_index(ROW))[0].as_py()[0]:012d}.parquet"
-            )
+            name = os.path.join(transformed, f"from-{batch.column(batch.schema.get_field_index(ROW))[0].as_py()[0]:012d}.parquet")
             pq.write_table(pa.Table.from_batches([batch]), name, compression="none")
             yield name
 
         with tft_beam.Context(
-            temp_dir=os.path.join(self.folder, "analysis"), passthrough_keys={ROW}, use_deep_copy_optimization=False
+            temp_dir=os.path.join(self.folder, "analysis"), passthrough_keys={ROW}, use_deep_copy_optimization=True
         ):
             rows = (
                 pipeline
@@ -108,14 +106,13 @@ def read_transformed(folder: str) -> Transformed:
     output = tft.TFTransformOutput(os.path.join(folder, "graph"))
     parts = os.path.join(folder, "transformed")
     table = pa.concat_tables([pq.read_table(os.path.join(parts, name)) for name in sorted(os.listdir(parts))]).combine_chunks()
-    order = np.argsort(_flat(table[ROW]))
+    order = np.argsort(flat(table[ROW]))
     shapes = output.transformed_feature_spec()
-    return Transformed(
-        {name: _flat(table[name]).reshape(len(table), *shape.shape)[order] for name, shape in shapes.items()}, output
-    )
+    return Transformed({name: flat(table[name]).reshape(len(table), *shape.shape)[order] for name, shape in shapes.items()}, output)
 
 
-def _flat(column: pa.ChunkedArray) -> Floats:
+def flat(column: pa.ChunkedArray) -> Floats:
+    """All numbers of a column of (nested) lists, row after row."""
     values = column.combine_chunks()
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from features.errors import InvalidInput
-from features.records import Counts, RunRecord
+from features.records import Counts, Failure, RunRecord
 from pipelines import stopping
 from pipelines.project import Project, dead_letter_kinds
 
@@ -61,13 +61,14 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
     """
     from pipelines import registration
     from pipelines.io import peak_memory_bytes
-    from pipelines.options import RunHeader, library_versions
+    from pipelines.options import RunHeader, library_versions, make_pipeline
     from pipelines.report import collect, write_report
 
     began, header = datetime.now(UTC), RunHeader(versions=library_versions("tensorflow", "feast", "av"))
-    settings, definitions, manifest = project.configuration, project.asked, project.manifest
-    project.workspace.check_writable()
     project.workspace.local_path("feast")
+    settings, definitions, manifest = project.configuration, project.asked, project.manifest
+    make_pipeline(project.beam_args)
+    project.workspace.check_writable()
     for note in manifest.notes:
         say(note)
     timings: dict[str, float] = {}
@@ -122,7 +123,8 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
         details={**kinds, "notes": notes, "attributes": [definition.name for definition in definitions]},
     )
     project.workspace.commit(record)
-    example = next((video.video_id for video in manifest.videos), "VIDEO_ID")
+    lost = {letter.video_id for letter in project.workspace.rows(Failure) if letter.stage == "extract"}
+    example = next((video.video_id for video in manifest.videos if video.video_id not in lost), "VIDEO_ID")
     follow = f"vidattr get {example} --workspace {project.workspace_path}"
     report = project.workspace.path("reports", f"{record.run_id}.html")
     write_report(report, collect(project.workspace, record, stages, definitions, next_command=follow))

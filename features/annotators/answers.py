@@ -274,6 +274,8 @@ class StoredAnswers:
         outcomes: dict[str, Answer | Refusal | None] = {}
         try:
             outcomes.update(await self._lookup(tuple(mine)) if mine else {})
+            for key in outcomes:
+                self._unsaved.pop(key, None)
             missing = {key: keys[key] for key in mine if key not in outcomes}
             if missing:
                 outcomes.update(await self._ask(request.video, identity, missing))

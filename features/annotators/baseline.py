@@ -20,6 +20,7 @@ from features.annotators.evidence import Sentence, gathered
 from features.annotators.golden_head import (
     GoldenExample,
     GoldenHead,
+    Judged,
     examples_digest,
     golden_examples,
     is_enough,
@@ -75,7 +76,7 @@ class BaselineAnnotator:
         self._clock = clock
         self._made_of = (encode, encoder_version, tuple(golden), clock)
         by_definition: dict[str, list[GoldenExample]] = defaultdict(list)
-        for example in golden:
+        for example in sorted(golden, key=lambda example: example.video.video_id):
             by_definition[example.annotation.definition_hash].append(example)
         self._golden = {name: examples for name, examples in by_definition.items() if is_enough(examples)}
         self._identity = AnnotatorIdentity(
@@ -155,28 +156,18 @@ class BaselineAnnotator:
         return self._matchers[name]
 
     def _head(self, matcher: Matcher, examples: Sequence[GoldenExample]) -> GoldenHead | None:
-        zero_shot, closeness, vectors, annotations = [], [], [], []
+        judged, annotations = [], []
         for example, read in zip(examples, self._read([example.video for example in examples]), strict=True):
             seen = _admitted(read, matcher.definition)
             if seen.sentences:
-                similarities = matcher.similarities(seen.vectors)
-                zero_shot.append(matcher.logits(similarities))
-                closeness.append(matcher.closeness(similarities))
-                vectors.append(seen.mean)
+                judged.append(_judged(matcher, seen))
                 annotations.append(example.annotation)
-        if not annotations:
-            return None
-        wanted = targets(matcher.definition, annotations)
-        return GoldenHead.fit(np.array(zero_shot), np.array(closeness), np.array(vectors), wanted)
+        return GoldenHead.fit(judged, targets(matcher.definition, annotations)) if judged else None
 
     def _answer(self, matcher: Matcher, head: GoldenHead | None, seen: _Read) -> Answer:
         definition = matcher.definition
-        similarities = matcher.similarities(seen.vectors)
-        logits = matcher.logits(similarities)
-        learned = ""
-        if head is not None:
-            logits = head.logits(logits, matcher.closeness(similarities), seen.mean)
-            learned = f"; weighed by {head.examples} Golden examples"
+        judged = _judged(matcher, seen)
+        logits = judged.zero_shot if head is None else head.logits(judged)
         probability: float | None
         if definition.value_type == "category":
             likely = np.exp(logits - logits.max())
@@ -189,13 +180,21 @@ class BaselineAnnotator:
                 assert definition.score_range is not None
                 low, high = definition.score_range
                 value, probability = f"{min(max(low + (high - low) * probability, low), high):.6g}", None
-        rationale = _reason(matcher, similarities, seen.sentences, chosen) + learned
+        rationale = _reason(matcher, matcher.similarities(seen.vectors), seen.sentences, chosen)
+        if head is not None:
+            rationale += f"; weighed by {head.examples} Golden examples"
         return Answer(definition.name, value, probability, rationale, answered_at=self._clock())
 
 
 def _admitted(read: _Read, definition: AttributeDefinition) -> _Read:
     kept = [number for number, sentence in enumerate(read.sentences) if sentence.place in definition.evidence]
     return _Read(tuple(read.sentences[number] for number in kept), read.vectors[kept])
+
+
+def _judged(matcher: Matcher, seen: _Read) -> Judged:
+    similarities = matcher.similarities(seen.vectors)
+    texts = tuple(sentence.text for sentence in seen.sentences)
+    return Judged(matcher.logits(similarities), matcher.closeness(similarities), seen.mean, texts)
 
 
 def _reason(matcher: Matcher, similarities: Matrix, sentences: Sequence[Sentence], chosen: int) -> str:

@@ -104,11 +104,11 @@ class ReplayAnnotator:
 def read_recording(content: bytes, path: str) -> dict[tuple[str, str], Answer]:
     """The answers in a recording by video and attribute. Raises InvalidInput `path:line: ...` for what is not an answer."""
     found: dict[tuple[str, str], Answer] = {}
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode())
             if not isinstance(row, dict):
                 raise ValueError("not a JSON object")
             key, answer = _answer(row)

@@ -34,6 +34,8 @@ WIDE_VIEW = "video_attributes"
 PACKED_VIEW = "video_attributes_packed"
 PACKED_COLUMN = "packed"
 OFFLINE_FOLDER = "offline"
+OFFLINE_BASE = "0-history.parquet"
+"""The file that `features.serving.publish.compact_history` merges the others into; without rows before the first ones."""
 RESERVED = frozenset({JOIN_KEY, PACKED_COLUMN, "event_timestamp", "created"})
 NUMBER_TYPE = "Float32"
 REDIS_PASSWORD = "VIDATTR_REDIS_PASSWORD"

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import get_args
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ from features.attributes.definition import AttributeDefinition
 from features.attributes.registry import (
     ENTITY,
     JOIN_KEY,
+    OFFLINE_BASE,
     OFFLINE_FOLDER,
     PACKED_COLUMN,
     PACKED_VIEW,
@@ -42,9 +44,6 @@ from features.records import Source
 NO_EXPIRY = timedelta(days=36_500)
 """Feast joins history within `ttl`; attributes do not expire, and online age is checked by `features.serving.online`."""
 
-SCHEMA_FILE = "0-schema.parquet"
-"""A file without rows, so that the history can be read before there is any."""
-
 _STAMP = pa.timestamp("us", "UTC")
 
 
@@ -58,12 +57,13 @@ def offline_folder(store_folder: str) -> str:
     return os.path.join(store_folder, OFFLINE_FOLDER, WIDE_VIEW)
 
 
+@lru_cache(maxsize=8)
 def _source(folder: str) -> FileSource:
+    """One object for both views: `feast apply` takes two equal ones for a clash of names."""
     return FileSource(
         name=f"{WIDE_VIEW}_history",
         path=offline_folder(folder),
         timestamp_field="event_timestamp",
-        created_timestamp_column="created",
         description="every resolved row ever published, oldest files first",
     )
 
@@ -130,7 +130,7 @@ def offline_schema(registered: Registration) -> pa.Schema:
         columns |= {name: pa.float32(), f"{name}_source": pa.string()}
         if signature.startswith("category("):
             columns[f"{name}_label"] = pa.string()
-    columns |= {PACKED_COLUMN: pa.binary(), "event_timestamp": _STAMP, "created": _STAMP}
+    columns |= {PACKED_COLUMN: pa.binary(), "event_timestamp": _STAMP}
     return pa.schema([pa.field(name, kind) for name, kind in columns.items()])
 
 
@@ -151,7 +151,7 @@ def prepare_offline(folder: str, registered: Registration) -> None:
     history = offline_folder(folder)
     os.makedirs(history, exist_ok=True)
     schema = offline_schema(registered)
-    for name in sorted({SCHEMA_FILE, *(name for name in os.listdir(history) if name.endswith(".parquet"))}):
+    for name in sorted({OFFLINE_BASE, *(name for name in os.listdir(history) if name.endswith(".parquet"))}):
         path = os.path.join(history, name)
         present = pq.read_schema(path) if os.path.exists(path) else pa.schema([])
         if set(schema.names) <= set(present.names):

@@ -23,6 +23,7 @@ import tenacity
 
 from features.attributes.registry import (
     JOIN_KEY,
+    OFFLINE_BASE,
     OFFLINE_FOLDER,
     PACKED_COLUMN,
     WIDE_VIEW,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 ATTEMPTS = 5
+FULL_FILE_BYTES = 64 << 20
 BATCH = 5000
 """Videos written at once: a lock is held for about half a second."""
 
@@ -231,7 +233,7 @@ class Publisher:
             columns[f"{retired}_source"] = pa.nulls(len(moments), pa.string())
             if signature.startswith("category("):
                 columns[f"{retired}_label"] = pa.nulls(len(moments), pa.string())
-        columns |= {PACKED_COLUMN: pa.array(fresh.packed, pa.binary()), "event_timestamp": moments, "created": moments}
+        columns |= {PACKED_COLUMN: pa.array(fresh.packed, pa.binary()), "event_timestamp": moments}
         os.makedirs(self._history, exist_ok=True)
         file = f"{name}-{digest(*fresh.packed, *fresh.video_ids)[:16]}.parquet"
         partial = os.path.join(os.path.dirname(self._history), f".partial-{os.getpid()}-{file}")
@@ -254,6 +256,35 @@ class Publisher:
         rows = self.layout.decode_many(packed, self._older)
         keep = np.flatnonzero(rows.as_of >= 0)
         return self.publish([ids[last[at]] for at in keep.tolist()], rows.take(keep), "", history=False)
+
+
+def compact_history(folder: str, max_bytes: int = FULL_FILE_BYTES) -> None:
+    """Merges the history's files into one, up to a size, while nobody publishes.
+
+    Feast's file store reads a file as a partition, and its joins fail on partitions without a match. Readers see the rows all
+    the time: the merged file is there before its parts go, and a row that is there twice is one row to them.
+
+    Args:
+        folder: WORKSPACE/feast.
+        max_bytes: a merged file of this size is full; the next ones begin another.
+    """
+    history = os.path.join(folder, OFFLINE_FOLDER, WIDE_VIEW)
+    base = os.path.join(history, OFFLINE_BASE)
+    if os.path.exists(base) and os.path.getsize(base) >= max_bytes:
+        os.replace(base, os.path.join(history, f"full-{time.time_ns()}.parquet"))
+    parts = [os.path.join(history, name) for name in sorted(os.listdir(history)) if name.endswith(".parquet")]
+    parts = [part for part in parts if not os.path.basename(part).startswith("full-")]
+    if len(parts) < 2 and parts == [base]:
+        return
+    rows = pa.concat_tables([pq.ParquetFile(part).read() for part in parts], promote_options="default")
+    keys = rows.select([JOIN_KEY, "event_timestamp"]).append_column("at", pa.array(np.arange(len(rows))))
+    first = keys.group_by([JOIN_KEY, "event_timestamp"]).aggregate([("at", "min")])["at_min"]
+    partial = os.path.join(folder, f".partial-{OFFLINE_BASE}")
+    pq.write_table(rows.take(first.combine_chunks().sort()), partial, compression="zstd")
+    os.replace(partial, base)
+    for part in parts:
+        if part != base:
+            os.unlink(part)
 
 
 def _says_the_same(stored: bytes, mine: bytes) -> bool:

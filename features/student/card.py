@@ -1,4 +1,7 @@
-"""What is written beside a student's SavedModel (`student.json`), and what makes two students the same one. No TensorFlow in here."""
+"""What is written beside a student's SavedModel (`student.json`), and what makes two students the same one.
+
+No TensorFlow in here.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from features.student.model import activations
 from features.workspace import Workspace
 
 
-class FusedStudent(tf.Module):
+class FusedStudent(tf.Module):  # type: ignore[misc]
     """Owns the TFT layer and the network: what a module does not own is saved without its tables and variables.
 
     Args:
@@ -38,10 +38,12 @@ class FusedStudent(tf.Module):
         self.student_id = tf.Variable(student_id, trainable=False)
         self._heads = heads
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def serve(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Plain tensors in: floats [N] or [N, D], words [N, K] padded with "". Out: `model.activations`, NaN where a row holds a
-        number that is not finite (or an infinite statistic), so it never passes for a score."""
+        """Plain tensors in: floats [N] or [N, D], words [N, K] padded with "". Out: `model.activations`.
+
+        NaN where a row holds a number that is not finite (or an infinite statistic), so it never passes for a score.
+        """
         usable = tf.math.is_finite(inputs["duration_s"]) & tf.math.is_finite(inputs["has_audio"])
         for name in ("text_embedding", "visual_embedding"):
             usable &= tf.reduce_all(tf.math.is_finite(inputs[name]), axis=1)

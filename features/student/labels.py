@@ -188,8 +188,8 @@ def silver_set(definitions: Sequence[AttributeDefinition], labels: Iterable[Labe
 def decide(head: Head, numbers: Floats) -> Floats:
     """[N, width] probabilities -> [N]: 1 or 0 for true or false, the place of the likeliest label, or the number itself."""
     if head.value_type == "category":
-        return numbers.argmax(axis=1).astype(np.float32)
-    return (numbers[:, 0] >= 0.5).astype(np.float32) if head.value_type == "boolean" else numbers[:, 0]
+        return np.asarray(numbers.argmax(axis=1), np.float32)
+    return np.asarray(numbers[:, 0] >= 0.5 if head.value_type == "boolean" else numbers[:, 0], np.float32)
 
 
 def validation_mask(video_ids: Sequence[str]) -> Mask:

@@ -40,8 +40,8 @@ def preprocessing_fn(inputs: Mapping[str, tf.Tensor | tf.SparseTensor]) -> dict[
     Returns:
         `text` [N, D], `visual` [N, D]: centred, typical length BLOCK_NORM, zeros where missing;
         `numbers` [N, 35]: standardised duration and statistics (0 where one does not apply), then for each whether it applies,
-        then whether there is sound, text, a picture; `words` [N, VOCABULARY_SIZE + 1]: 1 where the word occurs, the last one for
-        unknown words.
+        then whether there is sound, text, a picture; `words` [N, VOCABULARY_SIZE + 1]: 1 where the word occurs, the last one
+        for unknown words.
     """
     raw = tf.concat(
         [

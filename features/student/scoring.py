@@ -1,4 +1,7 @@
-"""A student at work: light columns of the features table in, what each head says out. Needs TensorFlow and nothing else of training."""
+"""A student at work: light columns of the features table in, what each head says out.
+
+Of all that training needs, only TensorFlow is needed here.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from features import storage
 from features.errors import InvalidInput
 from features.records import digest
 from features.student.card import StudentCard, read_card
-from features.student.inputs import FLOAT_INPUTS, WORD_INPUTS, Floats, Problem, prepare
+from features.student.inputs import FLOAT_INPUTS, WORD_INPUTS, Problem, prepare
 
 Answers = dict[str, npt.NDArray[np.float32]]
 
@@ -28,8 +31,8 @@ class Scores:
     """What a student says about a batch of N rows.
 
     Attributes:
-        values: by attribute: boolean [N], the probability of true; category [N, labels]; score [N], in its range. NaN in rows that
-            have a problem.
+        values: by attribute: boolean [N], the probability of true; category [N, labels]; score [N], in its range. NaN in
+            rows that have a problem.
         problems: rows that were not scored, in order of row.
     """
 

@@ -106,11 +106,11 @@ def train(inputs: Mapping[str, Floats], silver: Silver, options: TrainingOptions
         "rounds": len(history.history["loss"]),
         "attributes": _agreement(network, inputs, silver, kept_back),
     }
-    notes = ()
+    notes: tuple[str, ...] = ()
     if not validate:
         notes = (
-            f"The corpus is too small to split: {len(silver.video_ids)} labelled videos, none kept back for validation (that takes "
-            f"{LEAST_TO_SPLIT}). How well this student agrees with its teacher on new videos is unknown.",
+            f"The corpus is too small to split: {len(silver.video_ids)} labelled videos, none kept back for validation "
+            f"(that takes {LEAST_TO_SPLIT}). How well this student agrees with its teacher on new videos is unknown.",
         )
     return Trained(network, metrics, notes)
 
@@ -147,9 +147,9 @@ def agreement(head: Head, said: Floats, targets: Floats) -> dict[str, float | in
         targets: the teacher: [n, width], 0 to 1.
 
     Returns:
-        `n`; boolean and category: `agreement` (share of equal answers) and `commonest` (what always giving the commonest answer would
-        reach); boolean: `auc` (probability that a video the teacher calls true is given more than one it calls false); score: `mae`
-        in the score's own unit and `spread` (the MAE of always giving the median).
+        `n`; boolean and category: `agreement` (share of equal answers) and `commonest` (what always giving the commonest answer
+        would reach); boolean: `auc` (probability that a video the teacher calls true is given more than one it calls false);
+        score: `mae` in the score's own unit and `spread` (the MAE of always giving the median).
     """
     count = len(targets)
     if head.value_type == "score":

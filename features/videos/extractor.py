@@ -41,7 +41,10 @@ Floats = NDArray[np.float32]
 class Transcriber(Protocol):
     """Speech recognition."""
 
-    version: str
+    @property
+    def version(self) -> str:
+        """Identity of code and weights."""
+        ...
 
     def transcribe(self, pcm: Samples, language: str) -> str:
         """The words in mono 16 kHz sound; the language is BCP 47, empty when unknown. Empty without speech."""
@@ -51,7 +54,10 @@ class Transcriber(Protocol):
 class TextEncoder(Protocol):
     """Sentence embedding."""
 
-    version: str
+    @property
+    def version(self) -> str:
+        """Identity of code and weights."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """One row of unit length for each text, shape (n, d)."""
@@ -61,8 +67,15 @@ class TextEncoder(Protocol):
 class VisualEncoder(Protocol):
     """Image embedding and classification."""
 
-    version: str
-    labels: Sequence[str]
+    @property
+    def version(self) -> str:
+        """Identity of code and weights."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the classes, in the order of the probabilities."""
+        ...
 
     def encode(self, images: Sequence[Image]) -> tuple[Floats, Floats]:
         """For RGB pictures of any size: embeddings, shape (n, d), and probabilities, shape (n, len(labels))."""
@@ -164,6 +177,11 @@ class Extractor:
         with tempfile.TemporaryDirectory(prefix="vidattr-") as folder:
             path = os.path.join(folder, "video")
             try:
+                found = storage.size(video.uri)
+                if found > self.limits.max_bytes:
+                    raise Permanent(
+                        f"{video.uri}: {found} bytes, and limits.max_bytes is {self.limits.max_bytes}; raise it in vidattr.yaml", "file_too_large"
+                    )
                 storage.download(video.uri, path)
             except FileNotFoundError as error:
                 raise Permanent(f"{video.uri}: no such object; correct the manifest's uri", "missing") from error
@@ -247,12 +265,13 @@ class Extractor:
         ]
         embeddings = np.concatenate([embedding for embedding, _ in batches])
         probabilities = np.concatenate([probability for _, probability in batches])
+        labels = self._visual_encoder.labels
         found = []
         start = 0
         for clip in clips:
             end = start + len(clip.stills)
             mean = embeddings[start:end].mean(axis=0, dtype=np.float64)
-            tags = tags_of(probabilities[start:end], self._visual_encoder.labels)
+            tags = tags_of(probabilities[start:end], labels)
             found.append((tuple(float(value) for value in mean), tags))
             start = end
         return found

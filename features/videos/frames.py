@@ -36,7 +36,8 @@ CANDIDATE_BYTES = 256 << 20
 """Decoded frames held back while it is not known how long the video is: at most so many, and about so many bytes."""
 
 JUMP_S = 10.0
-"""A step in time longer than this and beyond the header's duration is damage, not a long still picture."""
+JUMP_OF_UNKNOWN_S = 60.0
+"""A step in time longer than this is damage, not a long still picture: beyond the header's duration, or without one."""
 
 Image = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -119,7 +120,7 @@ class Clock:
             return self._now
         frame_s = 1 / (self.fps or 25.0)
         time = None if stamp_s is None else stamp_s - self._offset
-        leap = max(JUMP_S, self.duration_s - self._now) if self.duration_s else float("inf")
+        leap = max(JUMP_S, self.duration_s - self._now) if self.duration_s else JUMP_OF_UNKNOWN_S
         if time is None or time <= self._now or time - self._now > leap + frame_s:
             self.repaired += 1
             self._offset = self._offset if stamp_s is None else stamp_s - (self._now + frame_s)
@@ -211,7 +212,7 @@ def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> P
     clock = Clock(clip.fps, clip.duration_s)
     size = max(1, clip.width * clip.height * 2)
     capacity = max(2 * STILLS, min(CANDIDATES, CANDIDATE_BYTES // size))
-    sound_frames: Spread[VideoFrame] = Spread(capacity)
+    whole_frames: Spread[VideoFrame] = Spread(capacity)
     damaged_frames: Spread[VideoFrame] = Spread(STILLS)
     thumbnails: Spread[Image] = Spread(MAX_THUMBNAILS, THUMBNAIL_STEP_S)
     decoded = damaged = 0
@@ -225,7 +226,7 @@ def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> P
             damaged += 1
             damaged_frames.add(time, frame)
         else:
-            sound_frames.add(time, frame)
+            whole_frames.add(time, frame)
             if thumbnails.wants(time):
                 thumbnails.add(time, _thumbnail(frame))
     if not decoded:
@@ -238,7 +239,7 @@ def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> P
     end = time + 1 / (clip.fps or 25.0)
     if clip.duration_s and end < 0.8 * clip.duration_s - 1:
         warnings.append(f"the video ends after {end:.1f} s of {clip.duration_s:.1f} s")
-    chosen = (sound_frames if decoded > damaged else damaged_frames).choose(STILLS, end)
+    chosen = (whole_frames if decoded > damaged else damaged_frames).choose(STILLS, end)
     if decoded == damaged:
         thumbnails.add(chosen[0][0], _thumbnail(chosen[0][1]))
     first = chosen[0][1]

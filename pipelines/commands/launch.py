@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -89,15 +89,16 @@ def launch(
 
         config = replace(config, definitions=load_definitions(os.path.join(feature_repo, "attributes")))
     logging.getLogger().setLevel(logging.ERROR)  # Beam warns of everything it guesses; what matters is raised.
+    logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.CRITICAL + 1)  # It logs what it raises, too.
     if not dry_run:
-        credentials = launch_plan.credentials()
-        launch_plan.require([credentials])
+        access = launch_plan.access(config)
+        launch_plan.require(access)
         from pipelines.configuration import load_configuration
 
         config = replace(config, settings=load_configuration(Workspace(config.workspace)))
-        found = [*launch_plan.checks(config), credentials]
+        found = [*launch_plan.checks(config), *access]
     words = launch_plan.plan(config)
-    document = {
+    document: dict[str, Any] = {
         "stage": stage,
         "job_name": config.job_name,
         "run_id": config.run_id,
@@ -129,21 +130,26 @@ def launch(
     document |= {"job_id": job.job_id, "console_url": job.console_url, "follow": job.follow}
     if not as_json:
         terminal.say(f"\nJob {job.job_id} is started and goes on without this machine: {job.console_url}")
+    code, show_run = 0, f"vidattr runs show {config.run_id} --workspace {config.workspace}"
     if wait:
+        from pipelines.project import exit_code
+
         try:
-            document["record"] = launching.wait(job, Workspace(config.workspace))
+            record = launching.wait(job, Workspace(config.workspace))
+            document["record"], code = record.as_dict(), exit_code(record)
         except KeyboardInterrupt:
             sys.stderr.write(f"vidattr: no longer waiting; job {job.job_id} goes on\n")
-            document["interrupted"] = True
+            document["interrupted"], code = True, 130
     if as_json:
         terminal.emit(document)
+    elif "record" in document:
+        counts = terminal.counts_line("videos", document["record"]["counts"])
+        terminal.table("", ["", "in", "done", "of which reused", "dead-lettered", "pending"], [counts], right=range(1, 6))
+        terminal.next_command(show_run)
     else:
-        show_run = f"vidattr runs show {config.run_id} --workspace {config.workspace}"
-        if "record" not in document:
-            terminal.say(f"When it is done: {show_run}")
-        terminal.next_command(show_run if "record" in document else job.follow)
-    if "interrupted" in document:
-        raise typer.Exit(130)
+        terminal.say(f"When it is done: {show_run}")
+        terminal.next_command(job.follow)
+    raise typer.Exit(code)
 
 
 def _show(found: list[Check], words: Plan) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from pipelines.commands.options import DEFAULT_FEATURE_REPO, DEFAULT_WORKSPACE, FeatureRepo, Json, WorkspacePath
 
-OnlineStore = Annotated[str | None, typer.Option("--online-store", help="sqlite, or redis://HOST:PORT[/DB].")]
+OnlineStore = Annotated[str | None, typer.Option("--online-store", help="sqlite, or redis://HOST:PORT.")]
 
 
 def register(

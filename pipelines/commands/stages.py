@@ -104,7 +104,7 @@ def score(
 def materialize(
     workspace: WorkspacePath = DEFAULT_WORKSPACE,
     feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,
-    online_store: Annotated[str | None, typer.Option("--online-store", help="sqlite, or redis://HOST:PORT[/DB].")] = None,
+    online_store: Annotated[str | None, typer.Option("--online-store", help="sqlite, or redis://HOST:PORT.")] = None,
     as_json: Json = False,
     beam_args: BeamArgs = None,
 ) -> None:
@@ -116,8 +116,7 @@ def materialize(
 
 
 def _end(stage: Callable[[bool], RunRecord], as_json: bool, next_command: str) -> None:
-    from pipelines import stopping
-    from pipelines import terminal
+    from pipelines import stopping, terminal
     from pipelines.project import dead_letter_kinds, exit_code
 
     with stopping.on_interrupt():

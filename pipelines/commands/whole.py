@@ -30,7 +30,7 @@ def run(
     attribute: OnlyAttributes = None,
     annotator: AnnotatorKind = None,
     recording: Recording = "",
-    online_store: Annotated[str | None, typer.Option("--online-store", help="sqlite, or redis://HOST:PORT[/DB].")] = None,
+    online_store: Annotated[str | None, typer.Option("--online-store", help="sqlite, or redis://HOST:PORT.")] = None,
     retry_failed: RetryFailed = False,
     call_log: CallLog = "",
     as_json: Json = False,
@@ -40,8 +40,7 @@ def run(
 
     Run it again at any time: what is done is not done again. Ctrl-C stops cleanly and leaves the rest pending.
     """
-    from pipelines import stopping
-    from pipelines import terminal
+    from pipelines import stopping, terminal
     from pipelines.project import Project, exit_code
     from pipelines.whole import run_all
 

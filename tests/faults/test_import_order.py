@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
-from types import ModuleType
 
-import pytest
+from tests.features.student import planted
 
 ORDERS = (
     "import tensorflow, keras, tensorflow_transform, features",
@@ -39,18 +37,7 @@ print(json.dumps([sys.modules["keras"].__version__.split(".")[0], type(network).
 """
 
 
-@pytest.fixture(scope="module")
-def planted(repo_root: pathlib.Path) -> ModuleType:
-    name = "planted_student"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, repo_root / "tests/features/student/planted.py")
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-def test_both_ways_round_give_the_same_digest(planted: ModuleType, repo_root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_both_ways_round_give_the_same_digest(repo_root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Fault 15: import both ways round in two processes; the outputs have the same digest."""
     import pyarrow as pa
     import pyarrow.parquet as pq

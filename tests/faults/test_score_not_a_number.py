@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import pathlib
 import shutil
-import sys
 from collections import Counter
 from datetime import timedelta
-from types import ModuleType
-
-import pytest
 
 from features.records import Annotation, Failure, Tag
 from features.workspace import Workspace
+from tests.features.student import planted
 
 
-@pytest.fixture(scope="module")
-def planted(repo_root: pathlib.Path) -> ModuleType:
-    name = "planted_student"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, repo_root / "tests/features/student/planted.py")
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-def test_scoring_rejects_what_is_not_a_number_and_answers_the_rest(planted: ModuleType, tmp_path: pathlib.Path) -> None:
+def test_scoring_rejects_what_is_not_a_number_and_answers_the_rest(tmp_path: pathlib.Path) -> None:
     """Fault 16: score them through the whole stage; the law of counts holds and no number comes of them."""
     from features.records import RunRecord, VideoFeatures, to_table
     from features.workspace import new_run_id

@@ -22,7 +22,7 @@ def test_what_is_written_is_read_listed_and_deleted(root: str) -> None:
     storage.write_bytes(name, b"one")
     storage.write_bytes(name, b"two")
     assert storage.exists(name) and storage.read_bytes(name) == b"two"
-    assert list(storage.list_names(root)) == [name]
+    assert list(storage.list_names(root)) == [name] and storage.size(name) == 3
     storage.delete(name)
     storage.delete(name)
     assert not storage.exists(name)
@@ -40,6 +40,13 @@ def test_an_object_is_downloaded(bucket: str, tmp_path: pathlib.Path) -> None:
     storage.write_bytes(f"{bucket}/x", b"content")
     storage.download(f"{bucket}/x", str(tmp_path / "x"))
     assert (tmp_path / "x").read_bytes() == b"content"
+
+
+def test_a_bucket_that_is_not_there_is_said(bucket: str) -> None:
+    with pytest.raises(FileNotFoundError, match="no such object"):
+        list(storage.list_names("gs://no-such-bucket/x"))
+    with pytest.raises(FileNotFoundError):
+        storage.size(f"{bucket}/nothing")
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: pathlib.Path) -> None:

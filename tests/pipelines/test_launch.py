@@ -89,19 +89,16 @@ class Outcome:
         return document
 
 
-NOT_RUN = Outcome(1, "", "was not run")
-
-
 @dataclass
 class Jobs:
-    """Three commands that ran side by side, a worker that ran the first one's job, and the services they talked to."""
+    """Three commands that ran side by side, the services they talked to, and the environment they ran in."""
 
     submitted: Outcome
+    failed: Outcome
+    dry: Outcome | None
     api: DataflowApi
     objects: dict[str, bytes]
-    worker: Outcome = NOT_RUN
-    failed: Outcome = NOT_RUN
-    dry: Outcome | None = None
+    environment: dict[str, str]
 
     @property
     def job(self) -> dict[str, Any]:
@@ -148,7 +145,7 @@ def emulator() -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="module")
-def jobs(emulator: Emulator, weights_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+def jobs(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     folder = tmp_path_factory.mktemp("launch")
     api, failing = DataflowApi(), DataflowApi("JOB_STATE_FAILED", "Workers ran out of memory.")
     quiet = {
@@ -189,15 +186,8 @@ def jobs(emulator: Emulator, weights_folder: str, tmp_path_factory: pytest.TempP
         name: subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for name, (command, env) in commands.items()
     }
-    submitted = outcome(running.pop("submitted"))
-    staged = Jobs(submitted, api, emulator.objects())
-    if submitted.code == 0:
-        # The others go on meanwhile.
-        staged.worker = work(staged, folder, {**online, "VIDATTR_WEIGHTS": weights_folder})
-    staged.failed = outcome(running.pop("failed"))
-    staged.dry = outcome(running.pop("dry")) if running else None
-    staged.objects = emulator.objects()
-    yield staged
+    ended = {name: outcome(process) for name, process in running.items()}
+    yield Jobs(ended["submitted"], ended["failed"], ended.get("dry"), api, emulator.objects(), online)
     api.close()
     failing.close()
 
@@ -205,19 +195,6 @@ def jobs(emulator: Emulator, weights_folder: str, tmp_path_factory: pytest.TempP
 def outcome(process: subprocess.Popen[str]) -> Outcome:
     out, err = process.communicate(timeout=300)
     return Outcome(process.returncode, out, err)
-
-
-def work(jobs: Jobs, folder: Path, environment: dict[str, str]) -> Outcome:
-    """Runs the submitted job with what it staged."""
-    (folder / "pipeline.pb").write_bytes(jobs.staged("pipeline.pb"))
-    with tarfile.open(fileobj=io.BytesIO(jobs.staged("workflow.tar.gz"))) as archive:
-        archive.extractall(folder / "package", filter="data")
-    (package,) = (folder / "package").iterdir()
-    command = [sys.executable, ROOT / "tests" / "pipelines" / "dataflow_api" / "worker.py", "pipeline.pb"]
-    done = subprocess.run(
-        command, cwd=folder, env={**environment, "PYTHONPATH": str(package)}, capture_output=True, text=True, check=False
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def alone() -> list[str]:
@@ -280,18 +257,31 @@ def test_the_job_is_what_was_asked_for(jobs: Jobs) -> None:
 
 
 def test_the_staged_graph_has_the_steps_of_the_stage(jobs: Jobs) -> None:
-    assert jobs.worker.code == 0, jobs.worker.err
-    steps = jobs.worker.document["steps"]
+    from apache_beam.portability.api import beam_runner_api_pb2 as api
+
+    graph = api.Pipeline.FromString(jobs.staged("pipeline.pb"))
+    (root,) = (graph.components.transforms[root] for root in graph.root_transform_ids)
+    steps = [graph.components.transforms[child].unique_name for child in root.subtransforms]
     assert [step for step in steps if step in STEPS] == STEPS
     if jobs.dry is not None:
         assert steps == jobs.dry.document["steps"]
 
 
-def test_a_worker_does_the_job_with_nothing_but_what_was_staged(jobs: Jobs, emulator: Emulator) -> None:
-    """The manifest names three videos that cannot be used, so that no model is needed; every one of them is accounted for."""
-    assert jobs.worker.code == 0, jobs.worker.err
-    assert jobs.worker.document["state"] == "DONE"
-    assert not jobs.worker.document["code"].startswith(f"{ROOT}{os.sep}pipelines")
+def test_a_worker_does_the_job_with_nothing_but_what_was_staged(
+    jobs: Jobs, emulator: Emulator, weights_folder: Path, tmp_path: Path
+) -> None:
+    """The manifest names three videos that cannot be used; every one of them is accounted for."""
+    (tmp_path / "pipeline.pb").write_bytes(jobs.staged("pipeline.pb"))
+    with tarfile.open(fileobj=io.BytesIO(jobs.staged("workflow.tar.gz"))) as archive:
+        archive.extractall(tmp_path / "package", filter="data")
+    (package,) = (tmp_path / "package").iterdir()
+    environment = {**jobs.environment, "PYTHONPATH": str(package), "VIDATTR_WEIGHTS": str(weights_folder)}
+    command = [sys.executable, ROOT / "tests" / "pipelines" / "dataflow_api" / "worker.py", "pipeline.pb"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["state"] == "DONE"
+    assert Path(said["code"]).is_relative_to(package)
     objects, run_id = emulator.objects(), jobs.submitted.document["run_id"]
     record = RunRecord.from_json(objects[f"vidattr/runs/{run_id}.json"])
     assert (record.counts.into, record.counts.dead_lettered, record.counts.annotated) == (3, 3, 0)
@@ -340,6 +330,7 @@ def test_building_the_package_leaves_the_source_as_it_was(jobs: Jobs) -> None:
 
 def test_a_failed_job_ends_the_waiting_with_1_and_the_reason(jobs: Jobs) -> None:
     assert jobs.failed.code == 1
+    assert jobs.failed.err.startswith("vidattr: job ")
     error = jobs.failed.document["error"]
     assert "Workers ran out of memory." in error["message"]
     assert "https://console.cloud.google.com/dataflow/jobs/europe-west1/" in error["message"]
@@ -363,7 +354,7 @@ def test_a_job_that_is_done_counts_by_its_run_record_only(tmp_path: Path) -> Non
     with pytest.raises(Permanent, match=r"is done, but .*abc123\.json is missing"):
         wait(job, workspace)
     workspace.commit(RunRecord(job.run_id, "extract", EPOCH, EPOCH, counts=Counts(into=3, annotated=2, dead_lettered=1)))
-    assert wait(job, workspace)["counts"]["in"] == 3
+    assert wait(job, workspace).counts.into == 3
 
 
 def config(**changes: Any) -> LaunchConfig:
@@ -485,11 +476,12 @@ def test_the_plan_names_every_place_and_the_most_it_can_use() -> None:
 
 def test_missing_credentials_are_told_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "gone.json"))
-    assert launch_plan.credentials().state == "failed"
+    (check,) = launch_plan.access(config())
+    assert check.state == "failed" and "gone.json, which is no file" in check.sentence
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
-    check = launch_plan.credentials()
+    (check,) = launch_plan.access(config())
     assert check.state == "failed" and "gcloud auth application-default login" in check.remedy
 
 
@@ -501,6 +493,18 @@ def test_no_spelling_of_a_secrets_name_slips_through(around: str, word: str) -> 
     for separator in ("", "_", "-"):
         flag = f"--{around}{separator}{word}={CANARY}"
         assert "beam option" in failed(beam_args=(flag,))
+
+
+def test_a_bucket_that_is_not_there_is_told_before_anything_is_sent(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    api = DataflowApi()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator.url)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(credentials_file(tmp_path / "a.json", f"{api.endpoint}/token")))
+    (check,) = launch_plan.access(config(bucket="gs://no-such-bucket"))
+    assert check.state == "failed" and check.sentence == "there is no bucket gs://no-such-bucket"
+    assert {check.state for check in launch_plan.access(config(bucket=BUCKET))} == {"ok"}
+    api.close()
 
 
 def test_a_config_is_a_value() -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import pathlib
 import shutil
-import sys
 from datetime import timedelta
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,21 +15,11 @@ from features.errors import InvalidInput
 from features.records import Annotation, RunRecord, VideoFeatures, digest, to_table
 from features.workspace import Workspace, new_run_id
 from pipelines.score import ScoreConfig, run
-
-
-@pytest.fixture(scope="module")
-def planted(repo_root: pathlib.Path) -> ModuleType:
-    name = "planted_student"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, repo_root / "tests/features/student/planted.py")
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+from tests.features.student import planted
 
 
 @pytest.fixture
-def made(planted: ModuleType) -> Any:
+def made() -> Any:
     return planted.student()
 
 
@@ -53,9 +40,7 @@ def extracted(workspace: Workspace, *videos: VideoFeatures) -> None:
     workspace.commit(RunRecord(run_id, "extract", videos[0].extracted_at, videos[0].extracted_at, files={"features": [path]}))  # type: ignore[arg-type]
 
 
-def test_every_pair_is_scored_once_and_the_values_are_the_students(
-    planted: ModuleType, made: Any, workspace: Workspace
-) -> None:
+def test_every_pair_is_scored_once_and_the_values_are_the_students(made: Any, workspace: Workspace) -> None:
     from features.student.scoring import Student
 
     record = run(ScoreConfig(workspace, made.folder))
@@ -100,9 +85,7 @@ def test_a_bundle_that_is_replayed_changes_nothing(made: Any, workspace: Workspa
     assert len({(row.video_id, row.attribute) for row in spoken(workspace)}) == len(spoken(workspace)) == 480
 
 
-def test_another_student_spoke_since_then_so_this_one_speaks_again(
-    planted: ModuleType, made: Any, workspace: Workspace
-) -> None:
+def test_another_student_spoke_since_then_so_this_one_speaks_again(made: Any, workspace: Workspace) -> None:
     run(ScoreConfig(workspace, made.folder))
     mine = next(row for row in spoken(workspace) if row.video_id == "v0003" and row.attribute == "calm")
     assert mine.annotated_at is not None
@@ -117,7 +100,7 @@ def test_another_student_spoke_since_then_so_this_one_speaks_again(
     assert record.counts.annotated == 160 and record.counts.reused == 159
 
 
-def test_a_head_of_an_edited_definition_is_left_out(planted: ModuleType, made: Any, workspace: Workspace) -> None:
+def test_a_head_of_an_edited_definition_is_left_out(made: Any, workspace: Workspace) -> None:
     edited = dataclasses.replace(planted.CALM, question="Is it slow?")
     record = run(ScoreConfig(workspace, made.folder, (edited, planted.MOOD)))
     assert record.pair_counts is not None and record.pair_counts.into == 160
@@ -126,7 +109,7 @@ def test_a_head_of_an_edited_definition_is_left_out(planted: ModuleType, made: A
         run(ScoreConfig(workspace, made.folder, (edited,)))
 
 
-def test_the_newest_student_is_found_by_its_run_record(made: Any, workspace: Workspace, planted: ModuleType) -> None:
+def test_the_newest_student_is_found_by_its_run_record(made: Any, workspace: Workspace) -> None:
     with pytest.raises(InvalidInput, match="no student yet"):
         run(ScoreConfig(workspace))
     student = {"student_id": made.card.student_id}

@@ -51,10 +51,11 @@ class Asked:
     def open(self) -> None: ...
 
     async def annotate(self, request: AnnotationRequest) -> AnnotationReply:
-        self.asked.append(tuple(definition.name for definition in request.definitions))
+        asked = tuple(definition.name for definition in request.definitions)
+        self.asked.append(asked)
         if self.before is not None:
             await self.before(request)
-        names = [name for name in self.asked[-1] if name not in self.silent]
+        names = [name for name in asked if name not in self.silent]
         return AnnotationReply(
             tuple(dataclasses.replace(ANSWER, attribute=name) for name in names if name not in self.refused),
             tuple(Refusal(name, "refused", "no") for name in names if name in self.refused),
@@ -210,7 +211,7 @@ def test_a_locked_store_is_worth_another_try(tmp_path: pathlib.Path) -> None:
     store.put(stored("a"))
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(Transient, match="locked the answers for 0.05 s; try again"):
+    with pytest.raises(Transient, match=r"locked the answers for 0\.05 s; try again"):
         store.put(stored("b"))
     assert set(store.get_many(["a", "b"])) == {"a"}, "reading goes on"
     other.execute("ROLLBACK")
@@ -306,6 +307,22 @@ def test_refusals_are_not_stored_and_silence_stays_pending(tmp_path: pathlib.Pat
 
     asyncio.run(walk())
     assert inner.asked == [("calm", "warm", "funny"), ("calm", "warm")]
+
+
+def test_answers_that_nobody_asked_for_are_dropped(tmp_path: pathlib.Path) -> None:
+    """Fault 19: invented attributes in a reply."""
+
+    class Inventive(Asked):
+        async def annotate(self, request: AnnotationRequest) -> AnnotationReply:
+            return AnnotationReply((ANSWER, dataclasses.replace(ANSWER, attribute="warm")), (Refusal("cold", "refused", ""),))
+
+    async def walk() -> None:
+        annotator = around(Inventive(), tmp_path)
+        reply = await annotator.annotate(request("v", CALM, FUNNY))
+        assert values(reply) == {"calm": False} and reply.refusals == () and len(annotator.store) == 1
+        await annotator.close()
+
+    asyncio.run(walk())
 
 
 def test_concurrent_requests_for_one_key_ask_once(tmp_path: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ from features.errors import InvalidInput, Permanent
 from features.records import ResolvedAttribute
 from features.serving.online import OnlineAttributes
 from features.serving.packed import PackedLayout
-from features.serving.publish import Publisher, packed_rows
+from features.serving.publish import Publisher, compact_history, packed_rows
 from features.serving.rows import OnlineRows, ProviderRows, open_rows
 from tests.features.serving.stores import (
     FUNNY,
@@ -97,13 +97,29 @@ def test_feast_reads_the_history(tmp_path: pathlib.Path) -> None:
     register(store, [FUNNY, PACE], retire=True)
     later = [say("a", FUNNY, "false", seconds=9), say("a", PACE, "4")]
     publish(store, later, [FUNNY, PACE], 10, clock=at(100).timestamp)
+    compact_history(str(store.repo_path))
+    compact_history(str(store.repo_path))
     asked = pd.DataFrame({"video_id": ["a", "a", "b"], "event_timestamp": [at(50), at(150), at(150)]})
     columns = [f"{registry.WIDE_VIEW}:{name}" for name in ("funny", "pace")]
     history = store.get_historical_features(entity_df=asked, features=columns).to_df()
     seen = history.sort_values(["video_id", "event_timestamp"])[["funny", "pace"]].to_numpy()
     assert np.array_equal(seen, np.array([[1, np.nan], [0, 4], [np.nan, np.nan]]), equal_nan=True)
-    files = os.listdir(views.offline_folder(str(store.repo_path)))
-    assert len(files) == 3 and not any(name.startswith(".") for name in files)
+    assert os.listdir(views.offline_folder(str(store.repo_path))) == [registry.OFFLINE_BASE]
+
+
+def test_the_history_grows_by_full_files_and_a_row_is_in_it_once(tmp_path: pathlib.Path) -> None:
+    store = registered_store(tmp_path, [FUNNY])
+    folder = str(store.repo_path)
+    history = views.offline_folder(folder)
+    for number in range(3):
+        publish(store, [say("a", FUNNY, "true", probability=number / 10)], [FUNNY], number)
+        newest = next(name for name in os.listdir(history) if name.startswith("run"))
+        shutil.copy(os.path.join(history, newest), os.path.join(history, "again.parquet"))
+        compact_history(folder, max_bytes=1)
+    names = os.listdir(history)
+    assert registry.OFFLINE_BASE in names and sum(name.startswith("full-") for name in names) == len(names) - 1 == 3
+    rows = [number for name in names for number in pq.read_table(os.path.join(history, name))["funny"].to_pylist()]
+    assert sorted(rows) == pytest.approx([0.0, 0.1, 0.2])
 
 
 def test_refill_equals_feasts_own_materialize(tmp_path: pathlib.Path, online: str) -> None:
@@ -115,7 +131,9 @@ def test_refill_equals_feasts_own_materialize(tmp_path: pathlib.Path, online: st
     ]
     ids = ["a", "b", "ü/ö 🎬", "nobody"]
     published = wide(store, ids, *columns)
-    other = registered_store(tmp_path / "other", DEFINITIONS, online if online == "sqlite" else f"{online}9")
+    other = registered_store(
+        tmp_path / "other", DEFINITIONS, online if online == "sqlite" else online.rpartition("/")[0] + "/999"
+    )
     shutil.copytree(views.offline_folder(str(store.repo_path)), views.offline_folder(str(other.repo_path)), dirs_exist_ok=True)
     publisher = Publisher(other)
     assert set(publisher.refill().written) == set(ids) - {"nobody"} and set(publisher.refill().unchanged) == set(ids) - {

@@ -1,6 +1,6 @@
 """A small workspace with a planted truth, and the student that learned it: made once a process, for every test that wants one.
 
-Tests load this file by its path (see `conftest.py` here), and copy the workspace before they change it.
+Copy the workspace before changing it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def annotations(video: VideoFeatures) -> list[Annotation]:
             digest(video.content_key, definition.name), annotated_at=NOW, run_id="planted",
         )  # fmt: skip
 
-    seen = np.array(video.text_embedding or (0.0,) * TEXT_DIM) * 8
+    seen = np.resize(video.text_embedding or (0.0,), TEXT_DIM) * 8
     calm = float(1 / (1 + np.exp(-seen[0])))
     rows = [
         said(CALM, "true" if calm >= 0.5 else "false", calm),

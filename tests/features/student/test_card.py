@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 from dataclasses import replace
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,10 +14,11 @@ from features.student.card import StudentCard, compute_student_id, latest_studen
 from features.student.inputs import LIGHT_COLUMNS, InputSpec, infer_spec, prepare
 from features.student.labels import Head, Label
 from features.workspace import Workspace
+from tests.features.student import planted
 
 
 @pytest.fixture(scope="module")
-def known(planted: ModuleType) -> dict[str, object]:
+def known() -> dict[str, object]:
     rng = np.random.default_rng(0)
     videos = [planted.features(number, rng) for number in range(6)]
     batch = to_table(videos, VideoFeatures).select(list(LIGHT_COLUMNS)).combine_chunks().to_batches()[0]
@@ -62,7 +62,7 @@ def test_a_card_survives_its_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_no_student_and_a_torn_card_are_said_with_the_remedy(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InvalidInput, match="no student here.*vidattr distill"):
+    with pytest.raises(InvalidInput, match=r"no student here.*vidattr distill"):
         read_card(str(tmp_path))
     (tmp_path / "student.json").write_text('{"student_id":')
     with pytest.raises(InvalidInput, match=r"student.json: not a student's card"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from features.records import Tag, VideoFeatures, to_table
 from features.student.inputs import FLOAT_INPUTS, LIGHT_COLUMNS, LONGEST_WORD, MOST_WORDS, InputSpec, infer_spec, prepare
+from tests.features.student import planted
 
 SPEC = InputSpec(3, 2)
 GOOD = VideoFeatures(
@@ -127,7 +127,7 @@ def test_a_row_is_prepared_the_same_alone_and_in_any_batch(
     assert sorted([*whole.rows.tolist(), *(problem.row for problem in whole.problems)]) == list(range(len(videos)))
 
 
-def test_a_slice_of_a_larger_batch_is_read_from_its_own_place(planted: ModuleType) -> None:
+def test_a_slice_of_a_larger_batch_is_read_from_its_own_place() -> None:
     rng = np.random.default_rng(5)
     batch = light(*(planted.features(number, rng) for number in range(20)))
     spec = infer_spec([batch])

@@ -1,4 +1,4 @@
-"""Training equals serving, in values: the network on Beam's transformed rows against the SavedModel, here and in a fresh process."""
+"""Training equals serving, in values: the network on Beam's transformed rows against the SavedModel, here and elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,13 @@ import pytest
 
 from features.errors import InvalidInput
 from features.records import Tag
+from tests.features.student import planted
 
 NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
-def made(planted: ModuleType) -> Any:
+def made() -> Any:
     return planted.student()
 
 
@@ -34,7 +34,7 @@ def student(made: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def served(planted: ModuleType, made: Any, student: Any) -> dict[str, np.ndarray]:
+def served(made: Any, student: Any) -> dict[str, np.ndarray]:
     values: dict[str, np.ndarray] = student.score(planted.light(*made.videos))
     return values
 
@@ -51,7 +51,7 @@ def test_the_saved_model_says_what_the_network_said_of_beams_rows(made: Any, ser
     assert 0 < empty.sum() < len(empty) and 0 < silent.sum() < len(silent), "the rows that show skews are among them"
 
 
-def test_a_row_is_scored_the_same_alone(planted: ModuleType, made: Any, student: Any, served: dict[str, np.ndarray]) -> None:
+def test_a_row_is_scored_the_same_alone(made: Any, student: Any, served: dict[str, np.ndarray]) -> None:
     bare = next(
         row for row, video in enumerate(made.videos) if not video.hashtags and not video.visual_tags and not video.language
     )
@@ -72,7 +72,7 @@ def test_it_learned_what_was_planted(made: Any, served: dict[str, np.ndarray]) -
     assert ((served["energy"] >= 1) & (served["energy"] <= 5)).all()
 
 
-def test_unknown_words_are_all_the_same_to_it_and_case_does_not_matter(planted: ModuleType, made: Any, student: Any) -> None:
+def test_unknown_words_are_all_the_same_to_it_and_case_does_not_matter(made: Any, student: Any) -> None:
     video = made.videos[0]
     tags = [("never", "seen"), ("other",), ("fun",), ("FUN",), ("Ünï",), ("ünï",)]
     said = student.score(planted.light(*(dataclasses.replace(video, hashtags=each) for each in tags)))["calm"]
@@ -84,7 +84,7 @@ def test_unknown_words_are_all_the_same_to_it_and_case_does_not_matter(planted: 
 
 
 def test_rows_with_a_problem_are_nan_and_their_neighbours_untouched(
-    planted: ModuleType, made: Any, student: Any, served: dict[str, np.ndarray]
+    made: Any, student: Any, served: dict[str, np.ndarray]
 ) -> None:
     bad = dataclasses.replace(made.videos[1], text_embedding=(float("inf"),) + (0.0,) * (planted.TEXT_DIM - 1))
     short = dataclasses.replace(made.videos[1], text_embedding=(0.5,))
@@ -94,7 +94,7 @@ def test_rows_with_a_problem_are_nan_and_their_neighbours_untouched(
         assert np.isnan(values[[1, 3]]).all() and np.abs(values[[0, 2]] - served[name][:2]).max() < 1e-6
 
 
-def test_the_signature_itself_never_gives_a_number_for_what_is_not_one(planted: ModuleType, made: Any) -> None:
+def test_the_signature_itself_never_gives_a_number_for_what_is_not_one(made: Any) -> None:
     import tensorflow as tf
 
     from features.student.inputs import prepare
@@ -114,7 +114,7 @@ def test_the_signature_itself_never_gives_a_number_for_what_is_not_one(planted: 
                 assert np.abs(values.numpy()[0] - clean[head].numpy()[0]).max() < 1e-6
 
 
-def test_no_rows(planted: ModuleType, made: Any, student: Any) -> None:
+def test_no_rows(made: Any, student: Any) -> None:
     none = student.score(planted.light(made.videos[0]).slice(0, 0))
     assert none["calm"].shape == (0,) and none["mood"].shape == (0, 3)
 
@@ -133,7 +133,7 @@ print(json.dumps([student.card.student_id, said]))
 
 
 def test_a_fresh_process_scores_a_copy_without_anything_of_training(
-    planted: ModuleType, made: Any, served: dict[str, np.ndarray], repo_root: pathlib.Path, tmp_path: pathlib.Path
+    made: Any, served: dict[str, np.ndarray], repo_root: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

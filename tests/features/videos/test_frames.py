@@ -19,9 +19,7 @@ from features.videos.frames import Clock, Image, Orientation, Pictures, Spread, 
 from features.videos.probe import Limits, open_container, probe
 
 
-def write_clip(
-    path: pathlib.Path, images: list[Image], times: list[float] | None = None, aspect: Fraction | None = None
-) -> str:
+def write_clip(path: pathlib.Path, images: list[Image], times: list[float] | None = None, aspect: Fraction | None = None) -> str:
     """Lossless enough: every picture a key frame, at 10 a second or at the times given."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("mpeg4", rate=10, options={"qscale": "1"})
@@ -94,6 +92,7 @@ def test_the_clock_repairs_what_it_must_and_nothing_else() -> None:
     assert times(0, 0.1, 0.1, 0.2) == [0, 0.1, 0.2, 0.3]
     assert times(0, 0.1, 90000.0, 90000.1, duration=1.0) == [0, 0.1, 0.2, 0.3]
     assert times(0, 30.0, 60.0, duration=60.0) == [0, 30.0, 60.0]
+    assert times(0, 30.0, 90000.0) == [0, 30.0, 30.1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8])
@@ -197,9 +196,7 @@ def test_sample_aspect_ratio_widens_the_picture(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("size", "shape"), [((1080, 1920), (288, 512)), ((1000, 400), (512, 205)), ((64, 64), (64, 64)), ((16, 1200), (7, 512))]
 )
-def test_the_longest_side_is_512_and_nothing_grows(
-    tmp_path: pathlib.Path, size: tuple[int, int], shape: tuple[int, int]
-) -> None:
+def test_the_longest_side_is_512_and_nothing_grows(tmp_path: pathlib.Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
     image = seen(write_clip(tmp_path / "a.mkv", [corners(size)])).stills[0].image
     assert image.shape == (*shape, 3)
     assert image[0, 0].argmax() == 0 and image[-1, -1].min() > 200

@@ -19,14 +19,11 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 def main(path: str) -> None:
     graph = api.Pipeline.FromString(Path(path).read_bytes())
-    (root,) = (graph.components.transforms[root] for root in graph.root_transform_ids)
-    steps = [graph.components.transforms[child].unique_name for child in root.subtransforms]
     for environment in graph.components.environments.values():
         environment.urn, environment.payload = python_urns.EMBEDDED_PYTHON, b""
         del environment.dependencies[:]
     state = FnApiRunner().run_via_runner_api(graph, PipelineOptions([])).wait_until_finish()
-    code = sys.modules["pipelines"].__file__
-    print(json.dumps({"steps": steps, "state": str(state), "code": code}))
+    print(json.dumps({"state": str(state), "code": sys.modules["pipelines"].__file__}))
 
 
 if __name__ == "__main__":
