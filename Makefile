@@ -6,6 +6,7 @@
 VENV ?= .venv
 DEMO ?= demo
 VIDEOS ?= $(DEMO)/videos
+SAMPLE := $(filter $(DEMO)/videos,$(VIDEOS))
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
@@ -23,8 +24,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py
 
 demo: env
 	$(BIN)/vidattr weights install
-	@if [ "$(VIDEOS)" = "$(DEMO)/videos" ]; then $(BIN)/vidattr sample $(VIDEOS); fi
-	$(BIN)/vidattr run --videos $(VIDEOS) --workspace $(DEMO)/workspace
+	$(if $(SAMPLE),$(BIN)/vidattr sample $(VIDEOS))
+	$(BIN)/vidattr run --videos $(VIDEOS)$(if $(SAMPLE),/manifest.jsonl --golden $(VIDEOS)/golden) --workspace $(DEMO)/workspace
 
 test: env
 	$(BIN)/vidattr weights install

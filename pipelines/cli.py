@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
@@ -57,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        traceback.print_exc()
+        _tell(f"{type(error).__name__}: {error}. This is a fault in vidattr, not in your input: please report it.", "Fault", as_json)
         sys.exit(1)
 
 

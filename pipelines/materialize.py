@@ -277,6 +277,7 @@ def run(config: MaterializeConfig, beam_args: Sequence[str] = ()) -> RunRecord:
     if planned.refused or planned.changes_anything:
         what = " ".join(sentence for sentence in planned.sentences() if not sentence.startswith("Unchanged"))
         raise InvalidInput(f"the definitions are not what is registered ({what}): run `vidattr register` first")
+    registered = registry.apply(store, config.definitions, planned)  # an online store that was lost is created anew
     registered.check_served()
     folder = str(store.repo_path)
     with registry.exclusive(os.path.join(folder, ".materialize.lock"), config.lock_timeout_s, "materialisation"):

@@ -31,7 +31,7 @@ class Project:
         workspace_path, feature_repo: where.
         videos, roots: manifest, folder or glob, and where its uris may lie.
         attributes: ask only about these; empty: all.
-        annotator, recording, call_log, online_store: flags, None or empty for the configured ones.
+        annotator, recording, call_log, golden_folder, online_store: flags, None or empty for the configured ones.
         beam_args: for every stage.
     """
 
@@ -43,6 +43,7 @@ class Project:
     annotator: str | None = None
     recording: str = ""
     call_log: str = ""
+    golden_folder: str = ""
     online_store: str | None = None
     beam_args: tuple[str, ...] = ()
     _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -78,7 +79,10 @@ class Project:
     def golden(self) -> tuple[Annotation, ...]:
         """The Golden Set's labels of the attributes that are asked about."""
         names = {definition.name for definition in self.asked}
-        labels = golden_annotations(os.path.join(self.feature_repo, "golden"), self.definitions, datetime.now(UTC))
+        folder = self.golden_folder or os.path.join(self.feature_repo, "golden")
+        if self.golden_folder and not os.path.isdir(folder):
+            raise InvalidInput(f"--golden {folder!r} is no folder: name one that holds *.csv files of ratings")
+        labels = golden_annotations(folder, self.definitions, datetime.now(UTC))
         return tuple(label for label in labels if label.attribute in names)
 
     @cached_property

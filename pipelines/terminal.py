@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from features.errors import VidattrError
+
 WIDE = 140
 """Columns where output goes to a file or a pipe, which have no edge."""
 
@@ -105,6 +107,8 @@ def chatter_aside() -> Iterator[None]:
         sys.stderr = os.fdopen(os.dup(ours), "w", buffering=1)
         try:
             yield
+        except VidattrError:
+            raise
         except Exception:
             aside.seek(max(0, aside.seek(0, os.SEEK_END) - 4000))
             sys.stderr.write(aside.read().decode(errors="replace"))

@@ -38,6 +38,8 @@ OFFLINE_BASE = "0-history.parquet"
 """The file that `features.serving.publish.compact_history` merges the others into; without rows before the first ones."""
 RESERVED = frozenset({JOIN_KEY, PACKED_COLUMN, "event_timestamp", "created"})
 NUMBER_TYPE = "Float32"
+MARKER = "registered.json"
+LOCK = ".register.lock"
 REDIS_PASSWORD = "VIDATTR_REDIS_PASSWORD"
 
 Layout = tuple[tuple[str, str], ...]
@@ -272,6 +274,8 @@ def apply(
 ) -> Registration:
     """Carries out a plan, under a lock that all processes of this workspace share, and returns the new state.
 
+    A plan that changes nothing is carried out as well: it creates what the online store lacks, such as a lost file.
+
     Args:
         store: from `open_store`.
         definitions: those that `planned` was made from.
@@ -286,7 +290,7 @@ def apply(
     from features.attributes import views
 
     folder = str(store.repo_path)
-    with exclusive(os.path.join(folder, ".register.lock"), lock_timeout_s, "registration"):
+    with exclusive(os.path.join(folder, LOCK), lock_timeout_s, "registration"):
         check_registry_file(folder)
         registered = registered_attributes(store)
         now_planned = plan(registered, definitions)
@@ -336,7 +340,11 @@ def open_store(workspace: Workspace | str, online: str = "sqlite") -> FeatureSto
     time.tzset()
     from feast import FeatureStore
 
-    return FeatureStore(repo_path=folder)
+    store = FeatureStore(repo_path=folder)
+    if not os.path.exists(os.path.join(folder, MARKER)):
+        with exclusive(os.path.join(folder, LOCK), 60.0, "registration"):
+            store.refresh_registry()  # creates the tables, which Feast does on first use and not safely at the same time
+    return store
 
 
 def open_existing(folder: str, configuration: Path) -> FeatureStore:
@@ -400,7 +408,7 @@ def check_registry_file(folder: str) -> None:
     Raises:
         InvalidInput: the file does not hold what was last registered.
     """
-    path, marker = os.path.join(folder, "registry.db"), os.path.join(folder, "registered.json")
+    path, marker = os.path.join(folder, "registry.db"), os.path.join(folder, MARKER)
     size = os.path.getsize(path) if os.path.exists(path) else 0
     if not os.path.exists(marker) and size == 0:
         return
@@ -446,7 +454,7 @@ def _keep_last_good(folder: str, registered: Registration) -> None:
         source.backup(copy)
     os.replace(partial, os.path.join(folder, "registry.last-good.db"))
     note = {"attributes": [attribute.name for attribute in registered.attributes], "views": [WIDE_VIEW, PACKED_VIEW]}
-    storage.write_bytes(os.path.join(folder, "registered.json"), json.dumps(note, indent=1).encode())
+    storage.write_bytes(os.path.join(folder, MARKER), json.dumps(note, indent=1).encode())
 
 
 def _use_write_ahead_log(store: FeatureStore) -> None:

@@ -158,9 +158,7 @@ def prepare(batch: pa.RecordBatch, spec: InputSpec) -> Prepared:
     ):
         columns[name] = _float_lists(_matrix(batch.column(name), shapes[name][0], missing))
     languages = batch.column("language")
-    columns["language"] = _words(
-        pa.ListArray.from_arrays(pa.array(np.arange(count + 1), pa.int32()), languages.fill_null("")), 1
-    )
+    columns["language"] = _words(pa.ListArray.from_arrays(pa.array(np.arange(count + 1), pa.int32()), languages.fill_null("")), 1)
     columns["hashtags"] = _words(batch.column("hashtags"), MOST_WORDS)
     columns["visual_tags"] = _words(_names(batch.column("visual_tags")), MOST_WORDS)
     ordered = {name: columns[name] for name in (*FLOAT_INPUTS, *WORD_INPUTS)}

@@ -1,7 +1,7 @@
 """The TFT graph: a video's inputs as the network sees them. Analysed once over the training rows, frozen into the SavedModel.
 
-Two analysers only, so that analysis is one short pass: one mean over moments (which gives means and variances where some values
-do not apply), and one vocabulary over all words.
+Two analysers only, so that analysis is one short pass: one sum (of values, of whether they apply, of squares: enough for every mean
+and variance), and one vocabulary over all words.
 """
 
 from __future__ import annotations
@@ -56,18 +56,16 @@ def preprocessing_fn(inputs: Mapping[str, tf.Tensor | tf.SparseTensor]) -> dict[
     text, has_text = _unit(inputs["text_embedding"])
     visual, has_visual = _unit(inputs["visual_embedding"])
 
-    blocks = [numbers, applies, text, has_text, visual, has_visual]
-    widths = [block.shape[1] for block in blocks]
-    moments = tft.mean(tf.concat([*blocks, numbers**2, text**2, visual**2], axis=1), reduce_instance_dims=False)
-    number_mean, number_share, text_mean, text_share, visual_mean, visual_share, number_square, text_square, visual_square = (
-        tf.split(moments, [*widths, widths[0], widths[2], widths[4]])
-    )
-    mean, variance = _mean_and_variance(number_mean, number_square, number_share)
+    blocks = [numbers, applies, numbers**2, text, has_text, visual, has_visual]
+    totals = tft.sum(tf.concat(blocks, axis=1), reduce_instance_dims=False)
+    number_sum, applied, square_sum, text_sum, texts, visual_sum, visuals = tf.split(totals, [block.shape[1] for block in blocks])
+    mean = tf.math.divide_no_nan(number_sum, applied)
+    variance = tf.math.divide_no_nan(square_sum, applied) - mean**2
     standardised = applies * (numbers - mean) * tf.math.rsqrt(tf.maximum(variance, _LEAST_VARIANCE))
 
     return {
-        "text": _centred(text, has_text, text_mean, text_square, text_share),
-        "visual": _centred(visual, has_visual, visual_mean, visual_square, visual_share),
+        "text": _centred(text, has_text, tf.math.divide_no_nan(text_sum, texts)),
+        "visual": _centred(visual, has_visual, tf.math.divide_no_nan(visual_sum, visuals)),
         "numbers": tf.concat(
             [
                 tf.clip_by_value(standardised, -5.0, 5.0),
@@ -84,19 +82,14 @@ def preprocessing_fn(inputs: Mapping[str, tf.Tensor | tf.SparseTensor]) -> dict[
 
 def _unit(embedding: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Unit length, and whether there is one [N, 1]."""
-    unit = tf.math.l2_normalize(embedding, axis=1)
-    return unit, tf.cast(tf.reduce_any(embedding != 0.0, axis=1, keepdims=True), tf.float32)
+    squares = tf.reduce_sum(tf.square(embedding), axis=1, keepdims=True)
+    return embedding * tf.math.rsqrt(tf.maximum(squares, 1e-12)), tf.cast(squares > 0.0, tf.float32)
 
 
-def _mean_and_variance(mean: tf.Tensor, square: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of those that apply, from moments over all rows in which the others count as 0."""
-    mean = tf.math.divide_no_nan(mean, share)
-    return mean, tf.math.divide_no_nan(square, share) - mean**2
-
-
-def _centred(unit: tf.Tensor, present: tf.Tensor, mean: tf.Tensor, square: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-    mean, variance = _mean_and_variance(mean, square, share)
-    return present * (unit - mean) * BLOCK_NORM * tf.math.rsqrt(tf.maximum(tf.reduce_sum(variance), _LEAST_VARIANCE))
+def _centred(unit: tf.Tensor, present: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
+    """Around their mean; the squared distances of unit vectors from it average 1 - |mean|^2."""
+    variance = tf.maximum(1.0 - tf.reduce_sum(mean**2), _LEAST_VARIANCE)
+    return present * (unit - mean) * (BLOCK_NORM * tf.math.rsqrt(variance))
 
 
 def _bag(inputs: Mapping[str, tf.SparseTensor]) -> tf.Tensor:

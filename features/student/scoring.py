@@ -103,8 +103,7 @@ class Student:
 def tensors(batch: pa.RecordBatch, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tf.Tensor]:
     """Prepared rows as the signature's plain tensors: floats without a copy, words padded with ""."""
     found = {
-        name: tf.constant(batch.column(name).flatten().to_numpy().reshape(batch.num_rows, *shapes[name]))
-        for name in FLOAT_INPUTS
+        name: tf.constant(batch.column(name).flatten().to_numpy().reshape(batch.num_rows, *shapes[name])) for name in FLOAT_INPUTS
     }
     return {**found, **{name: _padded(batch.column(name)) for name in WORD_INPUTS}}
 
@@ -126,7 +125,5 @@ def _load_checked(local: str, card: StudentCard, folder: str) -> Any:
     model = tf.saved_model.load(local)
     inside = model.student_id.numpy().decode()
     if inside != card.student_id:
-        raise InvalidInput(
-            f"{folder}: the card says student {card.student_id}, the model {inside}; run `vidattr distill` again"
-        )
+        raise InvalidInput(f"{folder}: the card says student {card.student_id}, the model {inside}; run `vidattr distill` again")
     return model

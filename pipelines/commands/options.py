@@ -27,6 +27,7 @@ AnnotatorKind = Annotated[
 ]
 Recording = Annotated[str, typer.Option("--recording", help="JSONL of recorded answers, for --annotator replay.")]
 CallLog = Annotated[str, typer.Option("--call-log", hidden=True, help="Adds a line for each real call of the replay annotator.")]
+Golden = Annotated[str, typer.Option("--golden", help="Folder with the Golden Set's ratings (*.csv). Default: FEATURE_REPO/golden.")]
 
 DEFAULT_WORKSPACE = "workspace"
 DEFAULT_FEATURE_REPO = "feature_repo"

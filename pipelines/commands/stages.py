@@ -14,6 +14,7 @@ from pipelines.commands.options import (
     BeamArgs,
     CallLog,
     FeatureRepo,
+    Golden,
     Json,
     Recording,
     Roots,
@@ -55,6 +56,7 @@ def annotate(
     annotator: AnnotatorKind = None,
     recording: Recording = "",
     call_log: CallLog = "",
+    golden: Golden = "",
     as_json: Json = False,
     beam_args: BeamArgs = None,
 ) -> None:
@@ -70,6 +72,7 @@ def annotate(
         annotator=annotator,
         recording=recording,
         call_log=call_log,
+        golden_folder=golden,
         beam_args=tuple(beam_args or ()),
     )
     _end(project.annotate, as_json, f"vidattr distill --workspace {workspace}")

@@ -13,6 +13,7 @@ from pipelines.commands.options import (
     BeamArgs,
     CallLog,
     FeatureRepo,
+    Golden,
     Json,
     Recording,
     Roots,
@@ -33,6 +34,7 @@ def run(
     online_store: Annotated[str | None, typer.Option("--online-store", help="sqlite, or redis://HOST:PORT.")] = None,
     retry_failed: RetryFailed = False,
     call_log: CallLog = "",
+    golden: Golden = "",
     as_json: Json = False,
     beam_args: BeamArgs = None,
 ) -> None:
@@ -53,6 +55,7 @@ def run(
         annotator=annotator,
         recording=recording,
         call_log=call_log,
+        golden_folder=golden,
         online_store=online_store,
         beam_args=tuple(beam_args or ()),
     )

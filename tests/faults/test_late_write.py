@@ -9,13 +9,10 @@ import pytest
 from features.serving.online import OnlineAttributes
 from features.serving.publish import Publisher
 from features.serving.rows import ProviderRows, open_rows
-from tests.features.serving.stores import (  # noqa: F401
+from tests.features.serving.stores import (
     FUNNY,
     at,
     believed_rows,
-    online,
-    redis_address,
-    redis_url,
     registered_store,
     say,
     wide,
@@ -23,7 +20,7 @@ from tests.features.serving.stores import (  # noqa: F401
 
 
 @pytest.mark.parametrize("open_online", [open_rows, ProviderRows])
-def test_a_slow_writer_does_not_undo_a_newer_one(tmp_path: pathlib.Path, online: str, open_online) -> None:  # noqa: F811
+def test_a_slow_writer_does_not_undo_a_newer_one(tmp_path: pathlib.Path, online: str, open_online) -> None:
     store = registered_store(tmp_path, [FUNNY], online)
     known = [say("v", FUNNY, "true", seconds=0), say("w", FUNNY, "true", seconds=0)]
     slow = Publisher(store, clock=at(100).timestamp, open_online=open_online)
@@ -41,7 +38,7 @@ def test_a_slow_writer_does_not_undo_a_newer_one(tmp_path: pathlib.Path, online:
     assert OnlineAttributes(store).get(["v"]).row("v") == {"funny": 0.0}
 
 
-def test_a_clock_that_runs_backwards_does_not_lose_a_correction(tmp_path: pathlib.Path, online: str) -> None:  # noqa: F811
+def test_a_clock_that_runs_backwards_does_not_lose_a_correction(tmp_path: pathlib.Path, online: str) -> None:
     """Event timestamps of the correction would be the older ones: the store that goes by them would drop it."""
     store = registered_store(tmp_path, [FUNNY], online)
     for seconds, value, clock in ((10, "true", 5000.0), (20, "false", 1000.0)):

@@ -30,7 +30,13 @@ from tests.features.serving.stores import (
     write_annotations,
 )
 
-HOLD = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.readline()"
+HOLD = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.readline()
+"""
 IDS = [f"v{number:02d}" for number in range(20)]
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from features.serving.online import OnlineAttributes
 from features.serving.rows import open_rows
 from features.workspace import Workspace
 from pipelines.materialize import MaterializeConfig, run
-from tests.features.serving.stores import (  # noqa: F401
+from tests.features.serving.stores import (
     FUNNY,
     TONE,
-    online,
     publish,
-    redis_address,
-    redis_url,
     register,
     registered_store,
     say,
@@ -25,7 +23,7 @@ from tests.features.serving.stores import (  # noqa: F401
 )
 
 
-def test_a_withdrawn_answer_reads_as_absent(tmp_path: pathlib.Path, online: str) -> None:  # noqa: F811
+def test_a_withdrawn_answer_reads_as_absent(tmp_path: pathlib.Path, online: str) -> None:
     """Every opinion withdrawn: all columns of the row are empty, the case that Feast would not write at all."""
     store = registered_store(tmp_path, [FUNNY, TONE], online)
     workspace = Workspace(str(tmp_path / "workspace"))
@@ -43,12 +41,10 @@ def test_a_withdrawn_answer_reads_as_absent(tmp_path: pathlib.Path, online: str)
     if online == "sqlite":
         answer = store.get_online_features(["video_attributes:funny"], [{"video_id": "v"}])
         assert not answer.to_dict(include_event_timestamps=False)["funny"][0]
-        assert [int(status) for status in answer.proto.results[1].statuses] == [2], "NOT_FOUND"
+        assert [int(status) for status in answer.proto.results[1].statuses] == [FieldStatus.NOT_FOUND]
 
 
-def test_a_withdrawn_attribute_reads_as_absent_before_and_after_its_rows_are_renewed(
-    tmp_path: pathlib.Path, online: str
-) -> None:  # noqa: F811
+def test_a_withdrawn_attribute_is_absent_before_and_after_its_rows_are_renewed(tmp_path: pathlib.Path, online: str) -> None:
     store = registered_store(tmp_path, [FUNNY, TONE], online)
     annotations = [say("v", FUNNY, "true"), say("v", TONE, "loud", "gold")]
     publish(store, annotations, [FUNNY, TONE])

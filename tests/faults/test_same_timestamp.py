@@ -8,11 +8,11 @@ import pytest
 
 from features.serving.online import OnlineAttributes
 from features.serving.rows import ProviderRows, open_rows
-from tests.features.serving.stores import FUNNY, at, online, publish, redis_address, redis_url, registered_store, say, wide  # noqa: F401
+from tests.features.serving.stores import FUNNY, at, publish, registered_store, say, wide
 
 
 @pytest.mark.parametrize("open_online", [open_rows, ProviderRows])
-def test_a_correction_of_the_same_second_is_served(tmp_path: pathlib.Path, online: str, open_online) -> None:  # noqa: F811
+def test_a_correction_of_the_same_second_is_served(tmp_path: pathlib.Path, online: str, open_online) -> None:
     store = registered_store(tmp_path, [FUNNY], online)
     options = {"clock": at(50).timestamp, "open_online": open_online, "sleep": lambda seconds: None}
     for value, key in (("true", "a"), ("false", "b"), ("true", "c")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import shutil
@@ -15,55 +16,68 @@ from features.errors import InvalidInput
 from features.serving.online import OnlineAttributes
 from tests.features.serving.stores import FUNNY, TONE, define, publish, registered_store, say
 
-APPLY = """
-import sys
-from features.attributes import registry
+RACE = """
+import json, os, sys
+from features.attributes import registry, views
 from features.errors import VidattrError
 from tests.features.serving.stores import define
 
-workspace, mine = sys.argv[1], [define(name) for name in sys.argv[2].split(",")]
-store = registry.open_store(workspace)
-planned = registry.plan(registry.registered_attributes(store), mine)
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    registry.apply(store, mine, planned)
-    print("applied")
-except VidattrError as error:
-    print("refused:", error)
+WANTED = [("funny", "cozy"), ("funny", "cozy"), ("sad",), ("epic", "sad")]
+
+def attempt(workspace, names, first):
+    mine = [define(name) for name in (*first, *names)]
+    os.read(start, 1)
+    try:
+        store = registry.open_store(workspace)
+        registry.apply(store, mine, registry.plan(planned_from, mine))
+        return "applied"
+    except VidattrError as error:
+        return f"refused: {error}"
+    except BaseException as error:
+        return f"broken: {error!r}"
+
+for number, first in enumerate([(), ("calm",)]):
+    workspace = os.path.join(sys.argv[1], str(number))
+    planned_from = registry.Registration()
+    if first:
+        before = registry.open_store(workspace)
+        mine = [define(name) for name in first]
+        planned_from = registry.apply(before, mine, registry.plan(planned_from, mine))
+    start, go = os.pipe()
+    children = []
+    for names in WANTED:
+        result, tell = os.pipe()
+        if os.fork() == 0:
+            os.write(tell, attempt(workspace, names, first).encode())
+            os._exit(0)
+        os.close(tell)
+        children.append((names, result))
+    os.write(go, b"1234")
+    outcomes = [[names, os.fdopen(result).read()] for names, result in children]
+    for _ in children:
+        os.wait()
+    after = registry.registered_attributes(registry.open_store(workspace))
+    after.check_served()
+    print(json.dumps([first, outcomes, [each.name for each in after.attributes]]))
 """
 
 
-@pytest.mark.parametrize("first", [(), ("calm",)])
-def test_four_applies_at_once(tmp_path: pathlib.Path, repo_root: pathlib.Path, first: tuple[str, ...]) -> None:
-    """Two with the same definitions, two with others of their own: whoever comes second with another plan is told so."""
-    workspace = str(tmp_path / "workspace")
-    if first:
-        registered_store(tmp_path, [define(name) for name in first])
-    wanted = [("funny", "cozy"), ("funny", "cozy"), ("sad",), ("epic", "sad")]
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", APPLY, workspace, ",".join((*first, *names))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(repo_root)},
-        )
-        for names in wanted
-    ]
-    for child in children:
-        assert child.stdout is not None and child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("\n")
-        child.stdin.flush()
-    outcomes = [child.communicate()[0].strip() for child in children]
-    assert all(outcome == "applied" or outcome.startswith("refused: ") for outcome in outcomes), outcomes
-    done = {names for names, outcome in zip(wanted, outcomes, strict=True) if outcome == "applied"}
-    assert len(done) == 1, "exactly one set of definitions won"
-    registered = registry.registered_attributes(registry.open_store(workspace))
-    assert {each.name for each in registered.attributes} == {*first, *done.pop()}
-    registered.check_served()
+def test_four_applies_at_once(tmp_path: pathlib.Path, repo_root: pathlib.Path) -> None:
+    """Two with the same definitions, two with others of their own, on a new registry and on one in use.
+
+    Whoever comes second with another plan is told so.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(repo_root)}
+    command = [sys.executable, "-W", "ignore", "-c", RACE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert len(lines) == 2
+    for first, outcomes, registered in lines:
+        assert all(outcome == "applied" or outcome.startswith("refused: ") for _, outcome in outcomes), outcomes
+        won = {tuple(names) for names, outcome in outcomes if outcome == "applied"}
+        assert len(won) == 1, outcomes
+        assert registered == sorted([*first, *won.pop()])
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +89,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("keep", [0, 50, 4096, 20000, None])
-def test_a_torn_registry_is_a_loud_failure_and_never_an_empty_one(
-    served: pathlib.Path, tmp_path: pathlib.Path, keep: int | None
-) -> None:
+def test_a_torn_registry_is_loud_and_never_empty(served: pathlib.Path, tmp_path: pathlib.Path, keep: int | None) -> None:
     workspace = tmp_path / "workspace"
     shutil.copytree(served, workspace)
     path = workspace / "feast" / "registry.db"

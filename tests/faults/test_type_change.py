@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import pytest
-from feast import Field
+from feast import FeatureView, Field
 from feast.types import Float32, Int64
 
 from features.attributes import registry
@@ -46,9 +46,10 @@ def test_a_column_changed_behind_our_back_is_neither_written_nor_read(tmp_path: 
     store = registered_store(tmp_path, [FUNNY])
     publish(store, [say("v", FUNNY, "true", probability=0.25)], [FUNNY])
     view = store.get_feature_view(registry.WIDE_VIEW)
-    view.schema = [Field(name=each.name, dtype=Int64 if each.dtype == Float32 else each.dtype) for each in view.schema]
-    view.features = [each for each in view.schema if each.name != registry.JOIN_KEY]
-    store.apply(view)
+    columns = [Field(name=each.name, dtype=Int64 if each.dtype == Float32 else each.dtype) for each in view.schema]
+    entity = store.get_entity(registry.ENTITY)
+    store.apply(FeatureView(name=view.name, entities=[entity], source=view.batch_source, ttl=view.ttl, schema=columns))
+    assert wide(store, ["v"], "funny")["funny"] == [0.25]
     for use in (Publisher, OnlineAttributes):
         with pytest.raises(InvalidInput, match=r"video_attributes.funny was changed to Int64 .*vidattr register.*funny_v2"):
             use(store)

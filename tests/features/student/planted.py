@@ -75,7 +75,7 @@ def annotations(video: VideoFeatures) -> list[Annotation]:
     return rows + ([said(RARE, "true", 0.9)] if video.video_id < "v0002" else [])
 
 
-def workspace(root: pathlib.Path, videos: list[VideoFeatures], answers: list[Annotation]) -> Workspace:
+def workspace(root: pathlib.Path | str, videos: list[VideoFeatures], answers: list[Annotation]) -> Workspace:
     """A workspace that holds them, as two runs would have left it."""
     made = Workspace(str(root))
     for table, rows, kind in (("features", videos, VideoFeatures), ("annotations", answers, Annotation)):
