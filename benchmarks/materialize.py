@@ -28,7 +28,7 @@ from features.serving.packed import PackedRows, definition_code
 from features.serving.publish import Publisher
 
 VIDEOS = 100_000
-ROUNDS = 3
+ROUNDS = 2
 GOAL = 2.5
 NAMES = ("calm", "cozy", "dark", "epic", "funny", "gentle", "loud", "nostalgic", "sad", "tense")
 SEED = 7

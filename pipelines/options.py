@@ -47,23 +47,27 @@ def library_versions(*names: str) -> dict[str, str]:
     return found
 
 
-def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
-    """A pipeline with the user's Beam options, on the pinned FnApiRunner unless they name another runner.
-
-    Beam's default runner is chosen by the shape of the graph and may download one, or retry what has side effects.
-
-    Raises:
-        InvalidInput: an option that Beam refuses, or something that is no option.
-    """
+def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
+    """The user's Beam options. Raises InvalidInput for one that Beam refuses, or something that is no option."""
     for argument in beam_args:
         if not argument.startswith("--"):
             raise InvalidInput(f"{argument!r} is no Beam option: after --, write --name=value")
     try:
         options = PipelineOptions(list(beam_args))
         options.get_all_options()
-        local = options.view_as(StandardOptions).runner in LOCAL_RUNNERS
     except SystemExit as error:
         raise InvalidInput(f"Beam refuses the options after --: {' '.join(beam_args)}") from error
+    return options
+
+
+def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
+    """A pipeline with the user's Beam options, on the pinned FnApiRunner unless they name another runner.
+
+    Beam's default runner is chosen by the shape of the graph and may download one, or retry what has side effects.
+    Raises InvalidInput as `beam_options` does.
+    """
+    options = beam_options(beam_args)
+    local = options.view_as(StandardOptions).runner in LOCAL_RUNNERS
     return beam.Pipeline(runner=FnApiRunner(), options=options) if local else beam.Pipeline(options=options)
 
 

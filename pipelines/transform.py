@@ -25,21 +25,27 @@ ROWS_A_BATCH = 1024
 
 
 def write_rows(batch: pa.RecordBatch, folder: str) -> str:
-    """Writes prepared rows (`inputs.Prepared.batch`) for `TransformRows` and returns the file's path."""
+    """Writes prepared rows (`inputs.Prepared.batch`) for `TransformRows` and returns the file's path: Arrow, read without a copy."""
     positions = pa.ListArray.from_arrays(
         pa.array(np.arange(batch.num_rows + 1, dtype=np.int32)), pa.array(np.arange(batch.num_rows, dtype=np.int64))
     )
-    path = os.path.join(folder, "rows.parquet")
-    pq.write_table(
-        pa.Table.from_batches([batch]).append_column(ROW, positions), path, row_group_size=ROWS_A_BATCH, compression="none"
-    )
+    path = os.path.join(folder, "rows.arrow")
+    table = pa.Table.from_batches([batch]).append_column(ROW, positions)
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=ROWS_A_BATCH)
     return path
 
 
-def read_row_group(path: str, group: int) -> pa.RecordBatch:
+def count_batches(path: str) -> int:
+    """How many batches `write_rows` made."""
+    with pa.memory_map(path) as file:
+        return int(pa.ipc.open_file(file).num_record_batches)
+
+
+def read_batch(path: str, number: int) -> pa.RecordBatch:
     """One batch of what `write_rows` wrote."""
-    with pq.ParquetFile(path) as file:
-        return file.read_row_group(group).combine_chunks().to_batches()[0]
+    with pa.memory_map(path) as file:
+        return pa.ipc.open_file(file).get_batch(number)
 
 
 def adapter_config(schema: pa.Schema, spec: InputSpec) -> TensorAdapterConfig:
@@ -65,11 +71,12 @@ class TransformRows(beam.PTransform):
     def expand(self, pipeline: beam.Pipeline) -> None:
         path, transformed = self.path, os.path.join(self.folder, "transformed")
         os.makedirs(transformed, exist_ok=True)
-        with pq.ParquetFile(path) as file:
-            groups, schema = file.num_row_groups, file.schema_arrow
+        batches, schema = count_batches(path), read_batch(path, 0).schema
 
         def write(batch: pa.RecordBatch, _: dict[str, pa.Array]) -> Iterator[str]:
-            name = os.path.join(transformed, f"from-{batch.column(batch.schema.get_field_index(ROW))[0].as_py()[0]:012d}.parquet")
+            name = os.path.join(
+                transformed, f"from-{batch.column(batch.schema.get_field_index(ROW))[0].as_py()[0]:012d}.parquet"
+            )
             pq.write_table(pa.Table.from_batches([batch]), name, compression="none")
             yield name
 
@@ -78,14 +85,14 @@ class TransformRows(beam.PTransform):
         ):
             rows = (
                 pipeline
-                | "ListRowGroups" >> beam.Create(list(range(groups)), reshuffle=False)
-                | "ReadRows" >> beam.Map(lambda group: read_row_group(path, group)).with_output_types(pa.RecordBatch)
+                | "ListBatches" >> beam.Create(list(range(batches)), reshuffle=False)
+                | "ReadRows" >> beam.Map(lambda number: read_batch(path, number)).with_output_types(pa.RecordBatch)
             )
-            (batches, _), graph = (rows, adapter_config(schema, self.spec)) | tft_beam.AnalyzeAndTransformDataset(
+            (made, _), graph = (rows, adapter_config(schema, self.spec)) | tft_beam.AnalyzeAndTransformDataset(
                 preprocessing_fn, output_record_batches=True
             )
             graph | "WriteGraph" >> tft_beam.WriteTransformFn(os.path.join(self.folder, "graph"))
-            batches | "WriteTransformed" >> beam.FlatMapTuple(write).with_output_types(str)
+            made | "WriteTransformed" >> beam.FlatMapTuple(write).with_output_types(str)
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,9 @@ def read_transformed(folder: str) -> Transformed:
     table = pa.concat_tables([pq.read_table(os.path.join(parts, name)) for name in sorted(os.listdir(parts))]).combine_chunks()
     order = np.argsort(flat(table[ROW]))
     shapes = output.transformed_feature_spec()
-    return Transformed({name: flat(table[name]).reshape(len(table), *shape.shape)[order] for name, shape in shapes.items()}, output)
+    return Transformed(
+        {name: flat(table[name]).reshape(len(table), *shape.shape)[order] for name, shape in shapes.items()}, output
+    )
 
 
 def flat(column: pa.ChunkedArray) -> Floats:

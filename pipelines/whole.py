@@ -61,13 +61,13 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
     """
     from pipelines import registration
     from pipelines.io import peak_memory_bytes
-    from pipelines.options import RunHeader, library_versions, make_pipeline
+    from pipelines.options import RunHeader, beam_options, library_versions
     from pipelines.report import collect, write_report
 
     began, header = datetime.now(UTC), RunHeader(versions=library_versions("tensorflow", "feast", "av"))
     project.workspace.local_path("feast")
     settings, definitions, manifest = project.configuration, project.asked, project.manifest
-    make_pipeline(project.beam_args)
+    beam_options(project.beam_args)
     project.workspace.check_writable()
     for note in manifest.notes:
         say(note)

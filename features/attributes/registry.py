@@ -343,7 +343,8 @@ def open_store(workspace: Workspace | str, online: str = "sqlite") -> FeatureSto
     store = FeatureStore(repo_path=folder)
     if not os.path.exists(os.path.join(folder, MARKER)):
         with exclusive(os.path.join(folder, LOCK), 60.0, "registration"):
-            store.refresh_registry()  # creates the tables, which Feast does on first use and not safely at the same time
+            # Creates the tables, which Feast does on first use, and not safely in several processes.
+            store.refresh_registry()  # type: ignore[no-untyped-call]
     return store
 
 

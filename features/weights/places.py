@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from features import WEIGHTS_DEFAULT, WEIGHTS_VARIABLE
 from features.errors import InvalidInput
 from features.weights.table import TABLE, Weight, chosen
 
@@ -40,7 +41,7 @@ class Row(NamedTuple):
 
 def weights_folder() -> Path:
     """$VIDATTR_WEIGHTS, else ~/.cache/vidattr/weights; it need not exist."""
-    return Path(os.environ.get("VIDATTR_WEIGHTS") or "~/.cache/vidattr/weights").expanduser().absolute()
+    return Path(os.environ.get(WEIGHTS_VARIABLE) or WEIGHTS_DEFAULT).expanduser().absolute()
 
 
 def sha256_of(path: Path) -> str:
