@@ -51,8 +51,7 @@ def run() -> list[dict[str, Any]]:
     figures = [_figure("first run", "seconds", sum(parts.values()), GOAL_FIRST_S, workload)]
     figures += [_figure("first run", f"seconds: {name}", seconds, None, workload) for name, seconds in parts.items()]
     figures += [
-        _figure("first run", f"seconds in run: {name}", seconds, None, workload)
-        for name, seconds in whole[0]["timings"].items()
+        _figure("first run", f"seconds in run: {name}", seconds, None, workload) for name, seconds in whole[0]["timings"].items()
     ]
     figures.append(_figure("second run", "seconds", second, GOAL_SECOND_S, workload))
     peak = max(record["peak_memory_bytes"] for record in whole) / 2**30

@@ -66,8 +66,7 @@ def run(videos: int = VIDEOS, sizes: dict[int, int] | None = None) -> list[dict[
                 for size, calls in (sizes or SIZES).items():
                     ours, theirs = _measure(store, video_ids, size, calls)
                     milliseconds = [
-                        f"p50 {np.median(side) * 1e3:.2f} ms, p99 {np.quantile(side, 0.99) * 1e3:.2f} ms"
-                        for side in (ours, theirs)
+                        f"p50 {np.median(side) * 1e3:.2f} ms, p99 {np.quantile(side, 0.99) * 1e3:.2f} ms" for side in (ours, theirs)
                     ]
                     figures.append(
                         {

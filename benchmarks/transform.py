@@ -69,9 +69,7 @@ def random_rows(rows: int, seed: int = SEED) -> pa.RecordBatch:
         "visual_tags": pa.ListArray.from_arrays(offsets, tags),
     }
     batch = prepare(pa.RecordBatch.from_pydict(columns), SPEC).batch
-    places = pa.ListArray.from_arrays(
-        pa.array(np.arange(rows + 1, dtype=np.int32)), pa.array(np.arange(rows, dtype=np.float32))
-    )
+    places = pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32)), pa.array(np.arange(rows, dtype=np.float32)))
     return batch.set_column(batch.schema.get_field_index("has_audio"), "has_audio", places)
 
 

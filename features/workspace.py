@@ -115,7 +115,9 @@ class Workspace:
                 try:
                     records.append(RunRecord.from_json(storage.read_bytes(name)))
                 except (ValueError, TypeError, KeyError) as error:
-                    raise InvalidInput(f"{name}: not a run record ({error}); restore it, or move it away to drop its run") from error
+                    raise InvalidInput(
+                        f"{name}: not a run record ({error}); restore it, or move it away to drop its run"
+                    ) from error
         records.sort(key=lambda record: record.run_id)
         return [record for record in records if stage in (None, record.stage)]
 

@@ -77,7 +77,9 @@ def index_annotations(_: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]
         if row["source"] != "student":
             yield (
                 row["video_id"],
-                json.dumps([row["annotated_at"].timestamp(), row["attribute"], row["source"], row["answer_key"], row["value"] is None]),
+                json.dumps(
+                    [row["annotated_at"].timestamp(), row["attribute"], row["source"], row["answer_key"], row["value"] is None]
+                ),
             )
 
 
@@ -103,7 +105,9 @@ class PlanFn(beam.DoFn):
         _, path, content_key = max(places)
         newest = {(attribute, source): key for _, attribute, source, key, gone in known if not gone}
         identity = self._identity
-        keys = {definition.name: identity.answer_key(content_key, definition.definition_hash) for definition in self._config.definitions}
+        keys = {
+            definition.name: identity.answer_key(content_key, definition.definition_hash) for definition in self._config.definitions
+        }
         asked = [name for name, key in keys.items() if newest.get((name, identity.source)) != key]
         reused = len(keys) - len(asked)
         yield from _tallies({"video/in": 1, "pair/in": len(keys), "pair/reused": reused})
@@ -126,9 +130,18 @@ class PlanFn(beam.DoFn):
             if attribute in asked and not gone and attribute not in {label["attribute"] for label in labels}:
                 rows.append(
                     Annotation(
-                        video_id, attribute, asked[attribute].definition_hash, None, None, "no longer in the Golden Set", "gold",
-                        "raters", key, annotated_at=now, run_id=header.run_id,
-                    )  # fmt: skip
+                        video_id,
+                        attribute,
+                        asked[attribute].definition_hash,
+                        None,
+                        None,
+                        "no longer in the Golden Set",
+                        "gold",
+                        "raters",
+                        key,
+                        annotated_at=now,
+                        run_id=header.run_id,
+                    )
                 )
         if rows:
             yield TaggedOutput("gold", to_batch(rows, Annotation))

@@ -61,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except Exception as error:
         traceback.print_exc()
-        _tell(f"{type(error).__name__}: {error}. This is a fault in vidattr, not in your input: please report it.", "Fault", as_json)
+        _tell(
+            f"{type(error).__name__}: {error}. This is a fault in vidattr, not in your input: please report it.", "Fault", as_json
+        )
         sys.exit(1)
 
 

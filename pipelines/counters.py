@@ -1,6 +1,7 @@
 """What a stage counts: once as Beam metrics for any runner, and once in this process for the progress line.
 
-Counters may run ahead when a runner retries a bundle. The law of counts is therefore checked on the rows themselves (`io.CommitRun`), never on these.
+Counters may run ahead when a runner retries a bundle. The law of counts is therefore checked on the rows themselves
+(`io.CommitRun`), never on these.
 """
 
 from __future__ import annotations

@@ -135,9 +135,7 @@ def read_annotations(workspace: Workspace, attributes: Sequence[str]) -> Iterato
     for file in workspace.files("annotations"):
         table = read_parquet(file.path, columns)
         table = table.filter(
-            pc.and_(
-                pc.not_equal(table["source"], "student"), pc.is_in(table["attribute"], pa.array(list(attributes), pa.string()))
-            )
+            pc.and_(pc.not_equal(table["source"], "student"), pc.is_in(table["attribute"], pa.array(list(attributes), pa.string())))
         )
         yield from from_table(table.append_column("rationale", pa.array([""] * len(table), pa.string())), Annotation)
 

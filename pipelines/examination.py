@@ -58,18 +58,30 @@ def examine(workspace: str) -> list[Finding]:
     for package, wanted in PACKAGES.items():
         found = _version(package)
         fits = found.startswith(wanted)
-        findings.append(Finding(package, "ok" if fits else "missing", found or "-", "" if fits else f"pip install '{package}=={wanted}.*'"))
+        findings.append(
+            Finding(package, "ok" if fits else "missing", found or "-", "" if fits else f"pip install '{package}=={wanted}.*'")
+        )
     for package, extra in EXTRAS.items():
         found = _version(package)
         findings.append(
-            Finding(f"{package} ({extra})", "ok" if found else "optional", found or "-", "" if found else f"pip install 'vidattr[{extra}]'")
+            Finding(
+                f"{package} ({extra})",
+                "ok" if found else "optional",
+                found or "-",
+                "" if found else f"pip install 'vidattr[{extra}]'",
+            )
         )
     for name, ok, message in weights.verify():
-        findings.append(Finding(f"weights {name}", "ok" if ok else "missing", message, "" if ok else f"vidattr weights install {name}"))
+        findings.append(
+            Finding(f"weights {name}", "ok" if ok else "missing", message, "" if ok else f"vidattr weights install {name}")
+        )
     memory = psutil.virtual_memory().available / 2**30
     findings.append(
         Finding(
-            "memory", "ok" if memory >= NEEDED_MEMORY_GIB else "missing", f"{memory:.1f} GiB free", f"{NEEDED_MEMORY_GIB} GiB for a run"
+            "memory",
+            "ok" if memory >= NEEDED_MEMORY_GIB else "missing",
+            f"{memory:.1f} GiB free",
+            f"{NEEDED_MEMORY_GIB} GiB for a run",
         )
     )
     findings.append(_disk(workspace))
@@ -106,7 +118,9 @@ def _disk(workspace: str) -> Finding:
         return Finding("workspace", "ok", place.root)
     free = shutil.disk_usage(place.root).free / 2**30
     enough = free >= NEEDED_DISK_GIB
-    return Finding("workspace", "ok" if enough else "missing", f"{place.root}, {free:.1f} GiB free", "" if enough else "free some space")
+    return Finding(
+        "workspace", "ok" if enough else "missing", f"{place.root}, {free:.1f} GiB free", "" if enough else "free some space"
+    )
 
 
 def _version(package: str) -> str:

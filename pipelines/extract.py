@@ -181,7 +181,8 @@ def build(pipeline: beam.Pipeline, config: ExtractConfig) -> None:
     )
     features = (
         pipeline
-        | "ReadKnownFeatures" >> ReadColumns(workspace, "features", ("video_id", "content_key", "extractor_version", "extracted_at"), orphans=True)
+        | "ReadKnownFeatures"
+        >> ReadColumns(workspace, "features", ("video_id", "content_key", "extractor_version", "extracted_at"), orphans=True)
         | "KeyFeatures" >> beam.FlatMapTuple(known_features).with_output_types(tuple[str, str])
     )
     failures = (
@@ -195,7 +196,9 @@ def build(pipeline: beam.Pipeline, config: ExtractConfig) -> None:
         | "KeepWanted" >> beam.Filter(lambda element: bool(element[1]["rows"]))
         | "Batch" >> beam.BatchElements(min_batch_size=1, max_batch_size=16, target_batch_duration_secs=20)
         | "ExtractFeatures"
-        >> beam.ParDo(ExtractFn(config)).with_outputs("failures", "tallies", "adopted", main="features").with_output_types(pa.RecordBatch)
+        >> beam.ParDo(ExtractFn(config))
+        .with_outputs("failures", "tallies", "adopted", main="features")
+        .with_output_types(pa.RecordBatch)
     )
     entered = rows | "DistinctIds" >> beam.CombinePerKey(lambda rows: 1) | "Enter" >> beam.Map(lambda _: ("video/in", 1))
     written = (

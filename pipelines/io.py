@@ -226,8 +226,8 @@ class CommitRun(beam.PTransform):
     Args:
         workspace, stage, header: whose record.
         tallies: (name, number) pairs; names are `video/in`, `video/annotated`, `video/reused`, `video/dead_lettered`,
-            `video/pending`, the same with `pair/`, `kind/WORD` for dead letters by kind, `detail/WORD`, `input_tokens`, `cached_input_tokens`,
-            `output_tokens`, `cost_nano_usd`.
+            `video/pending`, the same with `pair/`, `kind/WORD` for dead letters by kind, `detail/WORD`, `input_tokens`,
+            `cached_input_tokens`, `output_tokens`, `cost_nano_usd`.
 
     It is applied to a tuple of the PCollections that `WriteTable` gave.
     """

@@ -243,9 +243,7 @@ def _effective(config: LaunchConfig) -> dict[str, Any]:
         raise InvalidInput(f"Beam refuses the options after --: {' '.join(config.beam_args)}") from error
     if unknown:
         near = difflib.get_close_matches(min(unknown), parsed.get_all_options(), 1)
-        raise InvalidInput(
-            f"Beam has no option --{min(unknown)}" + (f"; did you mean --{near[0]}?" if near else "; leave it out")
-        )
+        raise InvalidInput(f"Beam has no option --{min(unknown)}" + (f"; did you mean --{near[0]}?" if near else "; leave it out"))
     return dict(sorted(known.items()))
 
 

@@ -186,9 +186,7 @@ def checks(config: LaunchConfig) -> list[Check]:
             "pass --machine-type, such as e2-standard-4",
         ),
         _workers_check(config),
-        _form(
-            "job name", config.job_name, _JOB, "a job name", "use a letter, then up to 62 of a-z, 0-9 and -, no - at the end"
-        ),
+        _form("job name", config.job_name, _JOB, "a job name", "use a letter, then up to 62 of a-z, 0-9 and -, no - at the end"),
         *(_form("label", label, _LABEL, "a label", "write name=value in a-z, 0-9, _ and -") for label in config.labels),
         *(_option_check(argument) for argument in config.beam_args),
         _code_check(config),

@@ -72,7 +72,9 @@ class Project:
         known = {definition.name: definition for definition in self.definitions}
         for name in self.attributes:
             if name not in known:
-                raise InvalidInput(f"{name!r} is no attribute of {self.feature_repo}: known are {', '.join(sorted(known)) or 'none'}")
+                raise InvalidInput(
+                    f"{name!r} is no attribute of {self.feature_repo}: known are {', '.join(sorted(known)) or 'none'}"
+                )
         return tuple(known[name] for name in self.attributes) or self.definitions
 
     @cached_property

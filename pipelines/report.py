@@ -71,9 +71,7 @@ def _page() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        count=_count, seconds=_seconds, size=_size, dollars=_dollars, percent=_percent, data_uri=_data_uri
-    )
+    environment.filters.update(count=_count, seconds=_seconds, size=_size, dollars=_dollars, percent=_percent, data_uri=_data_uri)
     return environment.get_template("run.html.j2")
 
 

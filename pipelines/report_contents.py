@@ -394,9 +394,7 @@ def _distribution(answers: Answers, definition: AttributeDefinition) -> Distribu
         if answer is None:
             continue
         place = (
-            int(number)
-            if definition.value_type == "category"
-            else min(int(_scaled(definition, number) * BINS + 1e-6), BINS - 1)
+            int(number) if definition.value_type == "category" else min(int(_scaled(definition, number) * BINS + 1e-6), BINS - 1)
         )  # 0.7 is stored as 0.69999999
         bins[place][answer.source] += 1
         by_source[answer.source] += 1
@@ -418,9 +416,7 @@ def _teacher_student(answers: Answers, definition: AttributeDefinition, held_out
     teachers: Counter[str] = Counter()
     for _, rows in sorted(answers.items()):
         opinions = [
-            (answer, number)
-            for answer, number in _valid(rows, definition)
-            if answer.definition_hash == definition.definition_hash
+            (answer, number) for answer, number in _valid(rows, definition) if answer.definition_hash == definition.definition_hash
         ]
         student = next(((answer, number) for answer, number in opinions if answer.source == "student"), None)
         if student is None:

@@ -271,9 +271,7 @@ def spoken(head: Head, numbers: np.ndarray) -> tuple[pa.Array, pa.Array]:
     """(value, probability) columns of one head: `true` from one half, the likeliest label, or a number within the range."""
     if head.value_type == "category":
         best = numbers.argmax(axis=1)
-        return pa.array(head.labels, pa.string()).take(pa.array(best)), pa.array(
-            numbers[np.arange(len(best)), best], pa.float32()
-        )
+        return pa.array(head.labels, pa.string()).take(pa.array(best)), pa.array(numbers[np.arange(len(best)), best], pa.float32())
     if head.value_type == "boolean":
         return pc.if_else(pa.array(numbers >= 0.5), "true", "false"), pa.array(numbers, pa.float32())
     assert head.score_range is not None

@@ -25,7 +25,7 @@ ROWS_A_BATCH = 1024
 
 
 def write_rows(batch: pa.RecordBatch, folder: str) -> str:
-    """Writes prepared rows (`inputs.Prepared.batch`) for `TransformRows` and returns the file's path: Arrow, read without a copy."""
+    """Writes prepared rows (`inputs.Prepared.batch`) for `TransformRows`; returns the file's path: Arrow, read without a copy."""
     positions = pa.ListArray.from_arrays(
         pa.array(np.arange(batch.num_rows + 1, dtype=np.int32)), pa.array(np.arange(batch.num_rows, dtype=np.int64))
     )
@@ -74,9 +74,7 @@ class TransformRows(beam.PTransform):
         batches, schema = count_batches(path), read_batch(path, 0).schema
 
         def write(batch: pa.RecordBatch, _: dict[str, pa.Array]) -> Iterator[str]:
-            name = os.path.join(
-                transformed, f"from-{batch.column(batch.schema.get_field_index(ROW))[0].as_py()[0]:012d}.parquet"
-            )
+            name = os.path.join(transformed, f"from-{batch.column(batch.schema.get_field_index(ROW))[0].as_py()[0]:012d}.parquet")
             pq.write_table(pa.Table.from_batches([batch]), name, compression="none")
             yield name
 
@@ -115,9 +113,7 @@ def read_transformed(folder: str) -> Transformed:
     table = pa.concat_tables([pq.read_table(os.path.join(parts, name)) for name in sorted(os.listdir(parts))]).combine_chunks()
     order = np.argsort(flat(table[ROW]))
     shapes = output.transformed_feature_spec()
-    return Transformed(
-        {name: flat(table[name]).reshape(len(table), *shape.shape)[order] for name, shape in shapes.items()}, output
-    )
+    return Transformed({name: flat(table[name]).reshape(len(table), *shape.shape)[order] for name, shape in shapes.items()}, output)
 
 
 def flat(column: pa.ChunkedArray) -> Floats:

@@ -25,7 +25,8 @@ def try_definition(file: str, videos: str, roots: Sequence[str], count: int, pag
     """Extracts the first `count` videos, asks the baseline about them, and writes a page with frames and reasons.
 
     Returns:
-        `attribute`, `answers` (one dict a video: video_id, value, probability, rationale, frame_timestamps_s, problem) and `report`.
+        `attribute`, `definition_hash`, `report`, and `answers`: one dict a video with video_id, value, probability, rationale,
+        frame_timestamps_s and problem.
 
     Raises:
         InvalidInput: the definition or the manifest is wrong, or no video can be read.
@@ -47,9 +48,8 @@ def try_definition(file: str, videos: str, roots: Sequence[str], count: int, pag
         extractor.open()
         try:
             for video in rows:
-                answer: dict[str, Any] = {
-                    "video_id": video.video_id, "value": None, "probability": None, "rationale": "", "frame_timestamps_s": [], "problem": "",
-                }  # fmt: skip
+                answer: dict[str, Any] = {"video_id": video.video_id, "value": None, "probability": None}
+                answer |= {"rationale": "", "frame_timestamps_s": [], "problem": ""}
                 answers.append(answer)
                 try:
                     with extractor.fetch(video) as fetched:

@@ -39,7 +39,11 @@ def combined_counts(extract: RunRecord, annotate: RunRecord | None, attributes: 
     pairs = pairs or Counts(asked.into * attributes, 0, 0, asked.into * attributes)
     return (
         Counts(
-            extract.counts.into, asked.annotated, asked.dead_lettered + lost, asked.pending + unseen, min(asked.reused, extract.counts.reused)
+            extract.counts.into,
+            asked.annotated,
+            asked.dead_lettered + lost,
+            asked.pending + unseen,
+            min(asked.reused, extract.counts.reused),
         ),
         Counts(
             pairs.into + (lost + unseen) * attributes,
@@ -83,7 +87,9 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
             stages.append(result)
         return result
 
-    plan = timed("register", lambda: registration.register(project.workspace, project.definitions, settings.online_store, retire=False))
+    plan = timed(
+        "register", lambda: registration.register(project.workspace, project.definitions, settings.online_store, retire=False)
+    )
     for sentence in plan.sentences():
         say(sentence)
     extract = timed("extract", lambda: project.extract(retry_failed, quiet))

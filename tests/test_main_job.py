@@ -164,7 +164,9 @@ def test_the_student_scores_the_same_in_a_fresh_process_without_its_training_fol
     assert done.returncode == 0, done.stderr[-3000:]
     fresh = json.loads(done.stdout.splitlines()[-1])
     pipeline = {
-        (row.video_id, row.attribute): row.probability for row in Workspace(job.workspace).rows(Annotation) if row.source == "student"
+        (row.video_id, row.attribute): row.probability
+        for row in Workspace(job.workspace).rows(Annotation)
+        if row.source == "student"
     }
     assert len(pipeline) == CLIPS * 6
     for (video_id, attribute), probability in pipeline.items():
@@ -175,7 +177,14 @@ def test_a_second_run_does_nothing_twice(job: MainJob, shared_data: pathlib.Path
     before = online_rows(job.workspace)
     files = {table: Workspace(job.workspace).files(table) for table in ("features", "annotations")}
     again = vidattr(
-        "run", "--json", "--videos", shared_data / "clips" / "manifest.jsonl", "--workspace", job.workspace, "--feature-repo", job.feature_repo
+        "run",
+        "--json",
+        "--videos",
+        shared_data / "clips" / "manifest.jsonl",
+        "--workspace",
+        job.workspace,
+        "--feature-repo",
+        job.feature_repo,
     ).document
     assert again["counts"]["reused"] == CLIPS and again["pair_counts"]["reused"] == CLIPS * 6
     assert online_rows(job.workspace) == before

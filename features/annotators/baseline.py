@@ -130,9 +130,7 @@ class BaselineAnnotator:
                     answers.append(self._answer(*known[definition.definition_hash], seen))
                 else:
                     places = ", ".join(definition.evidence)
-                    message = (
-                        f"the baseline finds nothing to read in {places}: give the video a title, or ask a model that sees"
-                    )
+                    message = f"the baseline finds nothing to read in {places}: give the video a title, or ask a model that sees"
                     refusals.append(Refusal(definition.name, "no_evidence", message))
             replies.append(AnnotationReply(tuple(answers), tuple(refusals)))
         return replies

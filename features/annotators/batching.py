@@ -23,9 +23,7 @@ class Gatherer(Generic[In, Out]):
         executor: where `work` runs; a thread of its own by default.
     """
 
-    def __init__(
-        self, work: Callable[[Sequence[In]], Sequence[Out]], limit: int = 1024, executor: Executor | None = None
-    ) -> None:
+    def __init__(self, work: Callable[[Sequence[In]], Sequence[Out]], limit: int = 1024, executor: Executor | None = None) -> None:
         self._work = work
         self._limit = limit
         self._own = ThreadPoolExecutor(1) if executor is None else None

@@ -164,9 +164,7 @@ class RegistrationPlan:
             else f"{name} changed in words for people only: nothing is asked again."
             for name in self.changed
         ]
-        lines += [
-            f"{name} is no longer defined: it is withdrawn from the views, and reads say absent." for name in self.retired
-        ]
+        lines += [f"{name} is no longer defined: it is withdrawn from the views, and reads say absent." for name in self.retired]
         lines += [f"{name}: its column in {WIDE_VIEW} is set right." for name in self.repaired]
         if self.unchanged:
             lines.append(f"Unchanged: {', '.join(self.unchanged)}.")

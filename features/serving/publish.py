@@ -149,9 +149,7 @@ class Publisher:
         for start in range(0, len(video_ids), BATCH):
             part = slice(start, start + BATCH)
             sent: set[str] = set()
-            total += self._retry(
-                self._publish_batch, video_ids[part], rows.take(part), packed[part], name if history else "", sent
-            )
+            total += self._retry(self._publish_batch, video_ids[part], rows.take(part), packed[part], name if history else "", sent)
         return total
 
     def _publish_batch(

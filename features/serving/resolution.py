@@ -104,9 +104,7 @@ def believed(annotations: Sequence[Annotation], definition: AttributeDefinition)
     return [latest[key] for key in sorted(latest)]
 
 
-def resolve(
-    annotations: Iterable[Annotation], definitions: Iterable[AttributeDefinition], now: datetime | None = None
-) -> Resolved:
+def resolve(annotations: Iterable[Annotation], definitions: Iterable[AttributeDefinition], now: datetime | None = None) -> Resolved:
     """What to believe about every (video, attribute) in `annotations`; what is said about other attributes is left out.
 
     Args:

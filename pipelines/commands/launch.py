@@ -30,16 +30,12 @@ def launch(
     feature_repo: Annotated[
         str, typer.Option("--feature-repo", envvar="VIDATTR_FEATURE_REPO", help="Folder with attributes/*.yaml, for score.")
     ] = DEFAULT_FEATURE_REPO,
-    workspace: Annotated[
-        str, typer.Option("--workspace", "-w", help="gs://BUCKET/FOLDER; default: vidattr in the bucket.")
-    ] = "",
+    workspace: Annotated[str, typer.Option("--workspace", "-w", help="gs://BUCKET/FOLDER; default: vidattr in the bucket.")] = "",
     container: Annotated[str, typer.Option("--container", help="Worker image built from deploy/Dockerfile.")] = "",
     machine_type: Annotated[str, typer.Option("--machine-type", help="Of a worker.")] = "e2-standard-4",
     max_workers: Annotated[int, typer.Option("--max-workers", help="Most workers at the same time.")] = 10,
     num_workers: Annotated[int, typer.Option("--num-workers", help="Workers to begin with; 0: Dataflow decides.")] = 0,
-    service_account: Annotated[
-        str, typer.Option("--service-account", help="E-mail of the account that the workers act as.")
-    ] = "",
+    service_account: Annotated[str, typer.Option("--service-account", help="E-mail of the account that the workers act as.")] = "",
     network: Annotated[str, typer.Option("--network", help="Network of the workers.")] = "",
     subnetwork: Annotated[str, typer.Option("--subnetwork", help="Subnetwork of the workers.")] = "",
     job_name: Annotated[str, typer.Option("--job-name", help="Default: vidattr-STAGE-RUN.")] = "",

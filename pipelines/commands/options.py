@@ -9,7 +9,9 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, for scripts.")]
 WorkspacePath = Annotated[
     str,
-    typer.Option("--workspace", "-w", envvar="VIDATTR_WORKSPACE", help="Folder (or gs://BUCKET/PREFIX) of all tables, models and stores."),
+    typer.Option(
+        "--workspace", "-w", envvar="VIDATTR_WORKSPACE", help="Folder (or gs://BUCKET/PREFIX) of all tables, models and stores."
+    ),
 ]
 FeatureRepo = Annotated[
     str,
@@ -27,7 +29,9 @@ AnnotatorKind = Annotated[
 ]
 Recording = Annotated[str, typer.Option("--recording", help="JSONL of recorded answers, for --annotator replay.")]
 CallLog = Annotated[str, typer.Option("--call-log", hidden=True, help="Adds a line for each real call of the replay annotator.")]
-Golden = Annotated[str, typer.Option("--golden", help="Folder with the Golden Set's ratings (*.csv). Default: FEATURE_REPO/golden.")]
+Golden = Annotated[
+    str, typer.Option("--golden", help="Folder with the Golden Set's ratings (*.csv). Default: FEATURE_REPO/golden.")
+]
 
 DEFAULT_WORKSPACE = "workspace"
 DEFAULT_FEATURE_REPO = "feature_repo"

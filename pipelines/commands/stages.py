@@ -39,7 +39,8 @@ def extract(
 ) -> None:
     """Decode videos into features: frames, sound, speech, embeddings, fingerprints.
 
-    What is done already (same bytes, same title, same extractor) is not done again. A file that does not decode becomes a dead letter.
+    What is done already (same bytes, same title, same extractor) is not done again. A file that does not decode becomes a
+    dead letter.
     """
     from pipelines.project import Project
 
@@ -50,7 +51,9 @@ def extract(
 def annotate(
     workspace: WorkspacePath = DEFAULT_WORKSPACE,
     feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,
-    videos: Annotated[str, typer.Option("--videos", "-v", help="Only the videos of this manifest; default: all with features.")] = "",
+    videos: Annotated[
+        str, typer.Option("--videos", "-v", help="Only the videos of this manifest; default: all with features.")
+    ] = "",
     root: Roots = None,
     attribute: OnlyAttributes = None,
     annotator: AnnotatorKind = None,

@@ -100,9 +100,8 @@ def run(
             ],
             right=range(1, 6),
         )
-        terminal.say(
-            f"\n{record.timings['total']:.0f} s, peak memory {record.peak_memory_bytes / 2**30:.1f} GiB, cost ${record.cost_usd:.2f}"
-        )
+        memory = record.peak_memory_bytes / 2**30
+        terminal.say(f"\n{record.timings['total']:.0f} s, peak memory {memory:.1f} GiB, cost ${record.cost_usd:.2f}")
         terminal.say(f"Report: {whole.report}")
         terminal.next_command(whole.next_command)
     raise typer.Exit(exit_code(record))

@@ -90,7 +90,9 @@ def test_counts_that_break_the_law_cannot_be_made(into: int, annotated: int, dea
 
 def test_a_run_record_survives_json() -> None:
     now = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
-    record = RunRecord("r", "extract", now, now, counts=Counts(3, 1, 1, 1), pair_counts=Counts(1, 1, 0, 0, 1), files={"features": ["a"]})
+    record = RunRecord(
+        "r", "extract", now, now, counts=Counts(3, 1, 1, 1), pair_counts=Counts(1, 1, 0, 0, 1), files={"features": ["a"]}
+    )
     assert RunRecord.from_json(record.to_json()) == record
 
 

@@ -56,7 +56,9 @@ def test_the_same_content_is_the_same_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_newest_row_wins_by_its_own_time() -> None:
-    old, new = (VideoFeatures("a", "h", key, "v", extracted_at=NOW + timedelta(hours=hours)) for key, hours in (("old", 0), ("new", 1)))
+    old, new = (
+        VideoFeatures("a", "h", key, "v", extracted_at=NOW + timedelta(hours=hours)) for key, hours in (("old", 0), ("new", 1))
+    )
     assert latest([new, old])["a"].content_key == latest([old, new])["a"].content_key == "new"
 
 

@@ -18,7 +18,9 @@ def definition(name: str, **changes: object) -> AttributeDefinition:
     return AttributeDefinition(name, **{**fields, **changes})  # type: ignore[arg-type]
 
 
-def write_features(workspace: Workspace, ids: Sequence[str], per_file: int = 4, title: str = "", when: datetime | None = None) -> None:
+def write_features(
+    workspace: Workspace, ids: Sequence[str], per_file: int = 4, title: str = "", when: datetime | None = None
+) -> None:
     """Commits a run whose features say nothing but ids and titles."""
     run_id, now = new_run_id(when), when or datetime.now(UTC)
     rows = []

@@ -56,7 +56,10 @@ def test_help_needs_nothing_heavy(repo_root: pathlib.Path) -> None:
         (("extract", "--videos", "{folder}"), "media"),
         (("run", "--videos", "{twice}"), "'a'"),
         (("run", "--videos", "{manifest}", "--attribute", "funy"), "'funy' is no attribute.*known are.*funny"),
-        (("annotate", "--annotator", "oracle", "--workspace", "{folder}/w"), "'oracle' is no annotator: choose one of baseline, replay"),
+        (
+            ("annotate", "--annotator", "oracle", "--workspace", "{folder}/w"),
+            "'oracle' is no annotator: choose one of baseline, replay",
+        ),
         (("annotate", "--annotator", "replay", "--workspace", "{folder}/w"), "--recording"),
         (("extract", "--videos", "{manifest}", "--workspace", "{manifest}/w"), "cannot be written.*--workspace"),
         (("run", "--videos", "{manifest}", "--workspace", "gs://bucket/w"), "needs a local workspace"),
@@ -74,7 +77,12 @@ def test_help_needs_nothing_heavy(repo_root: pathlib.Path) -> None:
     ],
 )
 def test_a_mistake_is_a_sentence_and_exit_code_2(
-    vidattr: Run, manifest: pathlib.Path, repo: pathlib.Path, arguments: tuple[str, ...], sentence: str, monkeypatch: pytest.MonkeyPatch
+    vidattr: Run,
+    manifest: pathlib.Path,
+    repo: pathlib.Path,
+    arguments: tuple[str, ...],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = manifest.parent / "empty"
     folder.mkdir()
@@ -135,10 +143,21 @@ def test_a_type_change_of_a_registered_attribute_is_refused_with_its_remedy(
 ) -> None:
     place = ("--feature-repo", repo, "--workspace", tmp_path / "w")
     assert vidattr("register", *place, "--dry-run", "--json").document["applied"] is False
-    assert vidattr("register", *place, "--json").document["added"] == ["authentic", "calming", "cozy", "energetic", "funny", "inspiring"]
+    assert vidattr("register", *place, "--json").document["added"] == [
+        "authentic",
+        "calming",
+        "cozy",
+        "energetic",
+        "funny",
+        "inspiring",
+    ]
     path = repo / "attributes" / "funny.yaml"
     text = path.read_text()
-    path.write_text(text.replace("value_type: boolean", "value_type: score\nrange: [1, 5]").replace("value: true", "value: 5").replace("value: false", "value: 1"))
+    path.write_text(
+        text.replace("value_type: boolean", "value_type: score\nrange: [1, 5]")
+        .replace("value: true", "value: 5")
+        .replace("value: false", "value: 1")
+    )
     outcome = vidattr("register", *place)
     assert outcome.exit_code == 2 and "funny_v2" in outcome.err
     path.unlink()
@@ -159,9 +178,7 @@ def test_a_wrong_flag_is_said_without_a_trace(vidattr: Run) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_an_interrupted_run_keeps_what_it_has_and_goes_on(
-    repo_root: pathlib.Path, tmp_path: pathlib.Path, vidattr: Run
-) -> None:
+def test_an_interrupted_run_keeps_what_it_has_and_goes_on(repo_root: pathlib.Path, tmp_path: pathlib.Path, vidattr: Run) -> None:
     import signal
     import time
 
@@ -172,7 +189,17 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(
     many = [{**row, "video_id": f"{row['video_id']}-{turn}"} for turn in range(12) for row in rows]
     path = tmp_path / "videos" / "many.jsonl"
     path.write_text("\n".join(map(json.dumps, many)))
-    command = [sys.executable, "-m", "pipelines.cli", "extract", "--json", "--videos", str(path), "--workspace", str(tmp_path / "w")]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "extract",
+        "--json",
+        "--videos",
+        str(path),
+        "--workspace",
+        str(tmp_path / "w"),
+    ]
     child = subprocess.Popen(command, cwd=repo_root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "w").rglob("*.parquet")) and child.poll() is None and time.monotonic() < deadline:
@@ -181,6 +208,8 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(
     out, err = child.communicate(timeout=120)
     counts = json.loads(out)["counts"]
     assert child.returncode == 130 and "stays pending" in err and "Traceback" not in err
-    assert counts["in"] == len(many) == counts["annotated"] + counts["pending"] and counts["pending"] > 0 and counts["annotated"] > 0
+    assert (
+        counts["in"] == len(many) == counts["annotated"] + counts["pending"] and counts["pending"] > 0 and counts["annotated"] > 0
+    )
     again = vidattr("extract", "--json", "--videos", path, "--workspace", tmp_path / "w").document["counts"]
     assert again["annotated"] == len(many) and again["reused"] == counts["annotated"]

@@ -24,6 +24,15 @@ from pipelines.extract import ExtractConfig, reusable, video_from_json, video_to
 
 BARE = EncoderConfig(speech=False, visual=False, text=False)
 
+SCRIPT = """
+import sys
+from features.workspace import Workspace
+from pipelines import extract
+from pipelines.encoders import EncoderConfig
+bare = EncoderConfig(speech=False, visual=False, text=False)
+extract.run(extract.ExtractConfig(Workspace(sys.argv[1]), sys.argv[2], encoders=bare))
+"""
+
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
@@ -165,11 +174,7 @@ def test_what_a_killed_run_had_finished_is_adopted(sample: pathlib.Path, repo_ro
         rows.append({"video_id": f"v{number}", "uri": name, "title": f"title {number}"})
     (corpus / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
     workspace = Workspace(str(tmp_path / "w"))
-    script = (
-        "import sys; from features.workspace import Workspace; from pipelines import extract; from pipelines.encoders import EncoderConfig;"
-        "extract.run(extract.ExtractConfig(Workspace(sys.argv[1]), sys.argv[2], encoders=EncoderConfig(speech=False, visual=False, text=False)))"
-    )
-    command = [sys.executable, "-c", script, workspace.root, str(corpus / "manifest.jsonl")]
+    command = [sys.executable, "-c", SCRIPT, workspace.root, str(corpus / "manifest.jsonl")]
     environment = {**os.environ, "PYTHONPATH": str(repo_root)}
     child = subprocess.Popen(command, env=environment, start_new_session=True)
     deadline = time.monotonic() + 120

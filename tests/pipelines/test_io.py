@@ -22,7 +22,9 @@ def write(workspace: Workspace, ids: list[str], beam_args: tuple[str, ...] = (),
     header = RunHeader()
     pipeline = make_pipeline(beam_args)
     batches = pipeline | "Ids" >> beam.Create(ids) | beam.Map(batch).with_output_types(pa.RecordBatch)
-    tallies = pipeline | "Outcomes" >> beam.Create([("video/in", len(ids) if entered is None else entered), ("video/annotated", len(ids))])
+    tallies = pipeline | "Outcomes" >> beam.Create(
+        [("video/in", len(ids) if entered is None else entered), ("video/annotated", len(ids))]
+    )
     (batches | WriteTable(workspace, "failures", header.run_id, max_rows=2),) | CommitRun(workspace, "extract", header, (tallies,))
     finish(pipeline, workspace, header)
     return header
@@ -104,5 +106,3 @@ def test_the_runner_is_pinned_unless_another_is_named() -> None:
 def test_a_wrong_beam_option_is_named(arguments: list[str]) -> None:
     with pytest.raises(InvalidInput, match=arguments[0].replace("=", ".")):
         make_pipeline(arguments)
-
-

@@ -69,8 +69,7 @@ class Emulator:
         listed = json.loads(self.call(f"/storage/v1/b/{BUCKET}/o")).get("items", [])
         names = [item["name"] for item in listed]
         return {
-            name: self.call(f"/download/storage/v1/b/{BUCKET}/o/{urllib.parse.quote(name, safe='')}?alt=media")
-            for name in names
+            name: self.call(f"/download/storage/v1/b/{BUCKET}/o/{urllib.parse.quote(name, safe='')}?alt=media") for name in names
         }
 
 
@@ -317,9 +316,7 @@ def test_no_secret_and_no_home_folder_travels(jobs: Jobs) -> None:
         assert b"PRIVATE KEY" not in content
     sent = json.dumps(jobs.job)
     assert str(ROOT) not in sent and str(Path.home()) + "/" not in sent
-    assert not [
-        path for path in jobs.objects if path.endswith(("submission_environment_dependencies.txt", "pickled_main_session"))
-    ]
+    assert not [path for path in jobs.objects if path.endswith(("submission_environment_dependencies.txt", "pickled_main_session"))]
 
 
 def test_building_the_package_leaves_the_source_as_it_was(jobs: Jobs) -> None:

@@ -55,9 +55,7 @@ def test_every_pair_is_scored_once_and_the_values_are_the_students(made: Any, wo
         assert calm.value == ("true" if calm.probability >= 0.5 else "false")
         assert mood.value == planted.MOOD.labels[int(said["mood"][number].argmax())]
         assert mood.probability == pytest.approx(float(said["mood"][number].max()), abs=1e-6)
-        assert energy.probability is None and float(energy.value or "") == pytest.approx(
-            float(said["energy"][number]), abs=1e-5
-        )
+        assert energy.probability is None and float(energy.value or "") == pytest.approx(float(said["energy"][number]), abs=1e-5)
         assert calm.answer_key == digest(video.content_key, made.card.student_id, "calm")
     assert {(row.annotator, row.teacher, row.run_id, row.rationale) for row in rows.values()} == {
         (made.card.annotator, "llm", record.run_id, "")

@@ -344,9 +344,7 @@ def _shots(subject: Subject, seconds: float, rng: np.random.Generator) -> tuple[
     return tuple(Shot(subject.scene if k == 0 else other, start, seed + k) for k, start in enumerate(starts))
 
 
-def _words(
-    subject: Subject, used: int, rng: np.random.Generator
-) -> tuple[str, str, Literal["telling", "neutral", "misleading"]]:
+def _words(subject: Subject, used: int, rng: np.random.Generator) -> tuple[str, str, Literal["telling", "neutral", "misleading"]]:
     title, description = subject.titles[used % len(subject.titles)]
     if used >= len(subject.titles):
         title = f"{title} (pt. {used // len(subject.titles) + 1})"
@@ -388,9 +386,7 @@ def plan(count: int, seed: int) -> tuple[Clip, ...]:
         if rng.uniform() < {"funny": 0.95, "plain": 0.4}.get(subject.genre, 0.6):
             texts = [str(text) for text in rng.permutation(list(subject.captions))[: 1 + int(rng.uniform() < 0.5)]]
             span = (seconds - 0.8) / len(texts)
-            captions = [
-                Caption(text, round(0.4 + k * span, 2), round(0.4 + (k + 0.92) * span, 2)) for k, text in enumerate(texts)
-            ]
+            captions = [Caption(text, round(0.4 + k * span, 2), round(0.4 + (k + 0.92) * span, 2)) for k, text in enumerate(texts)]
         sound = subject.sounds[int(rng.integers(len(subject.sounds)))]
         transcript = None
         if subject.transcripts and sound == "murmur":

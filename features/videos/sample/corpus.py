@@ -70,9 +70,7 @@ class SampleReport:
     reused: bool
 
 
-def write_sample(
-    folder: str, count: int = 64, seed: int = 0, progress: Callable[[int, int], None] | None = None
-) -> SampleReport:
+def write_sample(folder: str, count: int = 64, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> SampleReport:
     """Makes the sample, whole or not at all; a sample of the same parameters that is there already is kept.
 
     Args:
@@ -140,9 +138,7 @@ def _holds(target: str, parameters: dict[str, Any]) -> bool:
         and all(made[name] == parameters[name] for name in parameters)
     ):
         return True
-    edited = [
-        name for name, known in texts.items() if _size(os.path.join(target, name)) and _text_digest(target, name) != known
-    ]
+    edited = [name for name, known in texts.items() if _size(os.path.join(target, name)) and _text_digest(target, name) != known]
     foreign = sorted(edited) + sorted(names - _OWN)
     if foreign:
         raise InvalidInput(
@@ -170,9 +166,7 @@ def _replace(target: str, partial: str) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _fill(
-    folder: str, clips: tuple[Clip, ...], parameters: dict[str, Any], progress: Callable[[int, int], None] | None
-) -> None:
+def _fill(folder: str, clips: tuple[Clip, ...], parameters: dict[str, Any], progress: Callable[[int, int], None] | None) -> None:
     os.mkdir(os.path.join(folder, "videos"))
     os.mkdir(os.path.join(folder, "golden"))
     sizes = {}

@@ -46,9 +46,7 @@ def tunnel(w: int, h: int, rng: np.random.Generator, seconds: float) -> Painter:
         for ring in range(9, 0, -1):
             near = ((ring + t * 5) % 9) / 9
             radius = 8 + reach * near**2 * 1.2
-            points = [
-                (cx + radius * math.cos(t + k * math.pi / 3), cy + radius * math.sin(t + k * math.pi / 3)) for k in range(6)
-            ]
+            points = [(cx + radius * math.cos(t + k * math.pi / 3), cy + radius * math.sin(t + k * math.pi / 3)) for k in range(6)]
             cv2.polylines(
                 img,
                 [np.array(points, np.int32)],
@@ -174,9 +172,7 @@ def cat_laser(w: int, h: int, rng: np.random.Generator, seconds: float) -> Paint
         toward = math.atan2(dy - hy, dx - hx)
         for side in (-1, 1):
             pen.disc(img, hx + side * 21 * u, hy - 7 * u, 15 * u, (246, 250, 214))
-            pen.disc(
-                img, hx + side * 21 * u + 7 * u * math.cos(toward), hy - 7 * u + 7 * u * math.sin(toward), 8 * u, (20, 20, 24)
-            )
+            pen.disc(img, hx + side * 21 * u + 7 * u * math.cos(toward), hy - 7 * u + 7 * u * math.sin(toward), 8 * u, (20, 20, 24))
             for k in (-1, 0, 1):
                 pen.line(
                     img,
@@ -223,9 +219,7 @@ def banana(w: int, h: int, rng: np.random.Generator, seconds: float) -> Painter:
             x, y = px + w * 0.14 * fly, floor - 26 * u - size * 2.4 * math.sin(math.pi * fly) * (1 - 0.2 * fly)
             turn = math.radians(90 - 450 * fly)
             way = math.cos(turn), -math.sin(turn)
-            pen.line(
-                img, (x - way[0] * size, y - way[1] * size), (x + way[0] * size * 0.6, y + way[1] * size * 0.6), ink, 17 * u
-            )
+            pen.line(img, (x - way[0] * size, y - way[1] * size), (x + way[0] * size * 0.6, y + way[1] * size * 0.6), ink, 17 * u)
             for side in (-0.6, 0.6):
                 pen.line(img, (x, y), (x + math.cos(turn + side * 3) * size, y - math.sin(turn + side * 3) * size), ink, 10 * u)
             pen.disc(img, x + way[0] * size, y + way[1] * size, 19 * u, ink)

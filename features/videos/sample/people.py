@@ -131,9 +131,7 @@ def sunrise_climb(w: int, h: int, rng: np.random.Generator, seconds: float) -> P
             [(w * -0.05, h * 1.02), (top[0] - 34 * u, h * 0.62), top, (w * 0.82, h * 0.66), (w * 1.1, h * 1.02)],
             (int(36 + 26 * done), int(46 + 46 * done), int(66 + 8 * done)),
         )
-        cv2.polylines(
-            img, [np.round(path * pen.SUB).astype(np.int32)], False, (236, 214, 170), max(int(3 * u), 1), cv2.LINE_AA, 4
-        )
+        cv2.polylines(img, [np.round(path * pen.SUB).astype(np.int32)], False, (236, 214, 170), max(int(3 * u), 1), cv2.LINE_AA, 4)
         pen.line(img, top, (top[0], top[1] - 40 * u), (240, 240, 240), 3 * u)
         pen.shape(
             img,

@@ -23,8 +23,7 @@ def product(w: int, h: int, rng: np.random.Generator, seconds: float) -> Painter
         cx, cy, half, tall = w / 2, h * 0.52, 74 * u, 92 * u
         pen.oval(img, cx, cy + tall + 12 * u, 118 * u, 18 * u, (176, 178, 184))
         corners = [
-            (cx + half * 1.2 * math.cos(t * 0.8 + k * math.pi / 2), 22 * u * math.sin(t * 0.8 + k * math.pi / 2))
-            for k in range(4)
+            (cx + half * 1.2 * math.cos(t * 0.8 + k * math.pi / 2), 22 * u * math.sin(t * 0.8 + k * math.pi / 2)) for k in range(4)
         ]
         for k in sorted(range(4), key=lambda k: corners[k][1] + corners[(k + 1) % 4][1]):
             (x0, d0), (x1, d1) = corners[k], corners[(k + 1) % 4]

@@ -46,9 +46,7 @@ def make_sound(kind: Sound, seconds: float, rng: np.random.Generator) -> Samples
         wave += 0.03 * _noise(count, rng, 40, 400)
         for at in rng.uniform(0, seconds, int(seconds * 7)):
             length = int(rng.uniform(0.004, 0.02) * SAMPLE_RATE_HZ)
-            _place(
-                wave, rng.uniform(0.1, 0.4) * rng.standard_normal(length) * np.exp(-np.arange(length) / (length / 5)), float(at)
-            )
+            _place(wave, rng.uniform(0.1, 0.4) * rng.standard_normal(length) * np.exp(-np.arange(length) / (length / 5)), float(at))
     elif kind == "rain":
         wave += 0.07 * _noise(count, rng, 400, 9000)
         for at in rng.uniform(0, seconds, int(seconds * 12)):
@@ -89,8 +87,7 @@ def make_sound(kind: Sound, seconds: float, rng: np.random.Generator) -> Samples
         pitch = float(rng.uniform(95, 210)) * (1 + 0.08 * np.sin(2 * np.pi * 0.9 * t) + 0.04 * np.sin(2 * np.pi * 2.3 * t))
         phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE_HZ
         voice = sum(
-            np.sin(k * phase) * np.exp(-(((k * 150 - 600 - 300 * np.sin(2 * np.pi * 2.6 * t)) / 500) ** 2))
-            for k in range(1, 14)
+            np.sin(k * phase) * np.exp(-(((k * 150 - 600 - 300 * np.sin(2 * np.pi * 2.6 * t)) / 500) ** 2)) for k in range(1, 14)
         )
         syllables = np.clip(np.sin(2 * np.pi * 3.9 * t) + 0.4 * np.sin(2 * np.pi * 1.1 * t + 1), 0, 1)
         wave += 0.09 * voice * syllables + 0.012 * _noise(count, rng, 60, 5000)

@@ -102,9 +102,7 @@ def test_an_answer_never_changes(tmp_path: pathlib.Path) -> None:
 def test_it_says_whose_an_answer_is(tmp_path: pathlib.Path) -> None:
     store = AnswersStore(str(tmp_path / "answers.sqlite"))
     store.put(stored("a"))
-    row = sqlite3.connect(store.path).execute(
-        "SELECT source, model, prompt, parameters, video_id, definition_hash FROM answers"
-    )
+    row = sqlite3.connect(store.path).execute("SELECT source, model, prompt, parameters, video_id, definition_hash FROM answers")
     assert row.fetchone() == ("llm", "model-1", "prompt-1", "temperature=0", "v1", "definition")
 
 

@@ -105,9 +105,7 @@ def test_only_admitted_evidence_is_read(baseline: BaselineAnnotator) -> None:
 
 
 def test_a_video_with_nothing_to_read_is_refused_and_not_guessed_at(baseline: BaselineAnnotator) -> None:
-    reply, other = baseline.annotate_many(
-        [AnnotationRequest(video(""), (CALM, MOOD)), AnnotationRequest(video(WAVES), (CALM,))]
-    )
+    reply, other = baseline.annotate_many([AnnotationRequest(video(""), (CALM, MOOD)), AnnotationRequest(video(WAVES), (CALM,))])
     assert [refusal.kind for refusal in reply.refusals] == ["no_evidence"] * 2 and reply.answers == ()
     assert len(other.answers) == 1
     assert baseline.annotate_many([AnnotationRequest(video(""), (CALM,))])[0].refusals != ()
@@ -153,9 +151,7 @@ def rated(definition: AttributeDefinition, titles: dict[str, str], count: int = 
     """`count` videos a title, rated alike by three raters."""
     videos = {each.video_id: each for title in titles for number in range(count) for each in [video(f"{title} {number}")]}
     ratings = [
-        Rating(name, definition.name, rater, titles[name.rsplit(" ", 1)[0]])
-        for name in videos
-        for rater in ("ann", "ben", "cy")
+        Rating(name, definition.name, rater, titles[name.rsplit(" ", 1)[0]]) for name in videos for rater in ("ann", "ben", "cy")
     ]
     return golden_examples(aggregate(ratings, [definition], NOW), videos)
 
@@ -184,9 +180,7 @@ def test_categories_and_scores_learn_too(encode: Encode) -> None:
         rated(MOOD, {"knitting": "sleepy", "drums": "lively"}) + rated(WARMTH, {"sauna": "5", "glacier": "1"}),
     )
     assert answer(taught, MOOD, video("drums")).value == "lively"
-    assert (
-        float(answer(taught, WARMTH, video("sauna")).value) > 3.5 > 2.5 > float(answer(taught, WARMTH, video("glacier")).value)
-    )
+    assert float(answer(taught, WARMTH, video("sauna")).value) > 3.5 > 2.5 > float(answer(taught, WARMTH, video("glacier")).value)
 
 
 def test_a_head_asks_again_about_its_own_attribute_only(encode: Encode, baseline: BaselineAnnotator) -> None:

@@ -137,8 +137,7 @@ def test_real_ratings_of_adverts(shared_data: pathlib.Path, tmp_path: pathlib.Pa
     folder = write(tmp_path, "".join(f"{row['video_id']},funny,{row['rater_slot']},{row['value']}\n" for row in rows))
     found = golden_annotations(folder, (funny,), NOW)
     share = {
-        video: Counter(row["value"] for row in rows if row["video_id"] == video)
-        for video in (found[0].video_id, found[9].video_id)
+        video: Counter(row["value"] for row in rows if row["video_id"] == video) for video in (found[0].video_id, found[9].video_id)
     }
     for each in (found[0], found[9]):
         assert each.probability == pytest.approx(share[each.video_id]["1"] / share[each.video_id].total())

@@ -21,9 +21,7 @@ def state(*definitions, **changes) -> Registration:
 
 
 def test_what_is_new_changed_gone_and_the_same() -> None:
-    registered = state(
-        FUNNY, TONE, PACE, define("calm"), column_types=dict.fromkeys(["funny", "tone", "pace", "calm"], "Float32")
-    )
+    registered = state(FUNNY, TONE, PACE, define("calm"), column_types=dict.fromkeys(["funny", "tone", "pace", "calm"], "Float32"))
     wanted = [define("funny", question="Would one laugh?"), define("calm", owner="someone", stage="full"), PACE, define("cozy")]
     planned = plan(registered, wanted)
     assert planned == RegistrationPlan(

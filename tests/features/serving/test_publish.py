@@ -79,9 +79,7 @@ def test_stamps_increase_by_a_second_whatever_the_clock_says(tmp_path: pathlib.P
     assert stamps == [1000, 1001, 1002, 2000]
 
 
-def test_an_interrupted_row_that_says_nothing_is_not_written_but_a_withdrawn_one_is(
-    tmp_path: pathlib.Path, online: str
-) -> None:
+def test_an_interrupted_row_that_says_nothing_is_not_written_but_a_withdrawn_one_is(tmp_path: pathlib.Path, online: str) -> None:
     store = registered_store(tmp_path, [FUNNY], online)
     nothing = [say("a", FUNNY, None)]
     assert publish(store, nothing, [FUNNY], 1).unchanged == ("a",) and open_rows(store).packed(["a"]) == [None]
@@ -131,14 +129,10 @@ def test_refill_equals_feasts_own_materialize(tmp_path: pathlib.Path, online: st
     ]
     ids = ["a", "b", "ü/ö 🎬", "nobody"]
     published = wide(store, ids, *columns)
-    other = registered_store(
-        tmp_path / "other", DEFINITIONS, online if online == "sqlite" else online.rpartition("/")[0] + "/999"
-    )
+    other = registered_store(tmp_path / "other", DEFINITIONS, online if online == "sqlite" else online.rpartition("/")[0] + "/999")
     shutil.copytree(views.offline_folder(str(store.repo_path)), views.offline_folder(str(other.repo_path)), dirs_exist_ok=True)
     publisher = Publisher(other)
-    assert set(publisher.refill().written) == set(ids) - {"nobody"} and set(publisher.refill().unchanged) == set(ids) - {
-        "nobody"
-    }
+    assert set(publisher.refill().written) == set(ids) - {"nobody"} and set(publisher.refill().unchanged) == set(ids) - {"nobody"}
     assert wide(other, ids, *columns) == published
     theirs = registered_store(tmp_path / "theirs", DEFINITIONS)
     shutil.copytree(views.offline_folder(str(store.repo_path)), views.offline_folder(str(theirs.repo_path)), dirs_exist_ok=True)

@@ -44,9 +44,10 @@ def test_a_student_of_nobody_known_comes_last() -> None:
 
 
 def test_within_a_source_the_latest_speaks() -> None:
-    assert one(
-        [say("v", FUNNY, "false", seconds=5), say("v", FUNNY, "true", seconds=6), say("v", FUNNY, "false", seconds=4)]
-    ) == ("true", "llm")
+    assert one([say("v", FUNNY, "false", seconds=5), say("v", FUNNY, "true", seconds=6), say("v", FUNNY, "false", seconds=4)]) == (
+        "true",
+        "llm",
+    )
 
 
 def test_a_retraction_silences_its_source_up_to_then() -> None:
@@ -126,9 +127,7 @@ def test_what_is_no_value_is_refused_and_the_next_speaks(definition, value, prob
     assert raised.value.kind == kind
     resolved = resolve([bad, say("v", definition, good, "llm")], [definition])
     assert [(row.value, row.source) for row in resolved.rows] == [(good, "llm")]
-    assert [(failure.video_id, failure.attribute, failure.kind) for failure in resolved.failures] == [
-        ("v", definition.name, kind)
-    ]
+    assert [(failure.video_id, failure.attribute, failure.kind) for failure in resolved.failures] == [("v", definition.name, kind)]
     assert [row.source for row in resolve([bad], [definition]).rows] == ["absent"]
 
 

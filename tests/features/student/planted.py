@@ -22,9 +22,7 @@ from features.workspace import Workspace, new_run_id
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 CALM = AttributeDefinition("calm", "Calm", "Is it calm?", "Slow and quiet.")
-MOOD = AttributeDefinition(
-    "mood", "Mood", "Which mood?", "Said or shown.", value_type="category", labels=("happy", "sad", "angry")
-)
+MOOD = AttributeDefinition("mood", "Mood", "Which mood?", "Said or shown.", value_type="category", labels=("happy", "sad", "angry"))
 ENERGY = AttributeDefinition("energy", "Energy", "How energetic?", "Pace.", value_type="score", score_range=(1.0, 5.0))
 RARE = AttributeDefinition("rare", "Rare", "Is it rare?", "Seldom seen.")
 DEFINITIONS = (CALM, MOOD, ENERGY, RARE)

@@ -106,9 +106,7 @@ def test_an_embedding_that_training_never_saw_is_refused_and_its_absence_is_not(
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
-        st.tuples(
-            st.lists(st.text(max_size=4), max_size=4), st.sampled_from([(), (1.0, 2.0, 3.0), (1.0,)]), st.floats(width=32)
-        ),
+        st.tuples(st.lists(st.text(max_size=4), max_size=4), st.sampled_from([(), (1.0, 2.0, 3.0), (1.0,)]), st.floats(width=32)),
         max_size=6,
     ),
     st.integers(0, 5),

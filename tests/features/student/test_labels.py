@@ -45,8 +45,7 @@ def test_a_category_target_is_a_distribution(probability: float, value: str) -> 
 
 def test_pairs_without_a_label_are_masked_and_small_attributes_left_out() -> None:
     labels = [
-        label(video_id, CALM, "true" if number % 2 else "false", 0.5 + 0.4 * (number % 2))
-        for number, video_id in enumerate(IDS)
+        label(video_id, CALM, "true" if number % 2 else "false", 0.5 + 0.4 * (number % 2)) for number, video_id in enumerate(IDS)
     ]
     labels += [label(video_id, ENERGY, "3") for video_id in IDS[:4]] + [label(IDS[0], MOOD, "sad")]
     silver = silver_set((CALM, MOOD, ENERGY), labels, IDS)

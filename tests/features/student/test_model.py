@@ -29,16 +29,12 @@ def test_loss_is_the_mean_cross_entropy_of_the_pairs_that_have_a_label() -> None
     total = 0.0
     for row in range(7):
         if mask[row, 0]:
-            total -= targets[row, 0] * np.log(sigmoid(logits[row, 0])) + (1 - targets[row, 0]) * np.log(
-                1 - sigmoid(logits[row, 0])
-            )
+            total -= targets[row, 0] * np.log(sigmoid(logits[row, 0])) + (1 - targets[row, 0]) * np.log(1 - sigmoid(logits[row, 0]))
         if mask[row, 1]:
             shares = np.exp(logits[row, 1:4]) / np.exp(logits[row, 1:4]).sum()
             total -= float((targets[row, 1:4] * np.log(shares)).sum())
         if mask[row, 2]:
-            total -= targets[row, 4] * np.log(sigmoid(logits[row, 4])) + (1 - targets[row, 4]) * np.log(
-                1 - sigmoid(logits[row, 4])
-            )
+            total -= targets[row, 4] * np.log(sigmoid(logits[row, 4])) + (1 - targets[row, 4]) * np.log(1 - sigmoid(logits[row, 4]))
     loss = masked_loss(HEADS)(np.concatenate([targets, mask], axis=1).astype(np.float32), logits)
     assert float(loss) == pytest.approx(total / mask.sum(), rel=1e-5)
 
@@ -84,10 +80,6 @@ def test_agreement_with_the_teacher() -> None:
     calm, mood, energy = HEADS
     figures = agreement(calm, np.array([0.9, 0.2, 0.6, 0.4], np.float32), np.array([[1.0], [0.0], [0.0], [0.0]], np.float32))
     assert figures == {"n": 4, "agreement": 0.75, "commonest": 0.75, "auc": 1.0}
-    assert agreement(mood, np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[0, 1, 1]])["agreement"] == pytest.approx(
-        2 / 3
-    )
-    assert agreement(energy, np.array([2.0, 3.0], np.float32), np.array([[0.0], [1.0]], np.float32))["mae"] == pytest.approx(
-        1.5
-    )
+    assert agreement(mood, np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[0, 1, 1]])["agreement"] == pytest.approx(2 / 3)
+    assert agreement(energy, np.array([2.0, 3.0], np.float32), np.array([[0.0], [1.0]], np.float32))["mae"] == pytest.approx(1.5)
     assert agreement(calm, np.zeros(0, np.float32), np.zeros((0, 1), np.float32))["agreement"] is None

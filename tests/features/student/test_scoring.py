@@ -52,9 +52,7 @@ def test_the_saved_model_says_what_the_network_said_of_beams_rows(made: Any, ser
 
 
 def test_a_row_is_scored_the_same_alone(made: Any, student: Any, served: dict[str, np.ndarray]) -> None:
-    bare = next(
-        row for row, video in enumerate(made.videos) if not video.hashtags and not video.visual_tags and not video.language
-    )
+    bare = next(row for row, video in enumerate(made.videos) if not video.hashtags and not video.visual_tags and not video.language)
     mute = next(row for row, video in enumerate(made.videos) if not video.text_embedding)
     for row in (0, bare, mute):
         alone = student.score(planted.light(made.videos[row]))
@@ -83,9 +81,7 @@ def test_unknown_words_are_all_the_same_to_it_and_case_does_not_matter(made: Any
     assert np.isfinite(student.score(planted.light(strange))["calm"]).all()
 
 
-def test_rows_with_a_problem_are_nan_and_their_neighbours_untouched(
-    made: Any, student: Any, served: dict[str, np.ndarray]
-) -> None:
+def test_rows_with_a_problem_are_nan_and_their_neighbours_untouched(made: Any, student: Any, served: dict[str, np.ndarray]) -> None:
     bad = dataclasses.replace(made.videos[1], text_embedding=(float("inf"),) + (0.0,) * (planted.TEXT_DIM - 1))
     short = dataclasses.replace(made.videos[1], text_embedding=(0.5,))
     scores = student.score_rows(planted.light(made.videos[0], bad, made.videos[1], short))

@@ -42,9 +42,7 @@ def write_clip(path: pathlib.Path, repeats: int, size: tuple[int, int] = (64, 48
         picture.width, picture.height = size
         picture.gop_size = 10
         heard = out.add_stream("aac", rate=16000, layout="mono") if sound else None
-        packets = [
-            packet for at in range(10) for packet in picture.encode(av.VideoFrame.from_ndarray(np.roll(noise, at, axis=1)))
-        ]
+        packets = [packet for at in range(10) for packet in picture.encode(av.VideoFrame.from_ndarray(np.roll(noise, at, axis=1)))]
         packets += picture.encode()
         pieces = [(bytes(packet), packet.is_keyframe) for packet in packets]
         for at in range(10 * repeats):
@@ -331,9 +329,7 @@ def test_nothing_is_printed(shared_data: pathlib.Path, repo_root: pathlib.Path) 
                 except Permanent:
                     pass
     """)
-    paths = [
-        str(shared_data / "odd_clips" / name) for name in ("invalid-bitstream.webm", "truncated.mp4", "corrupted-midway.mp4")
-    ]
+    paths = [str(shared_data / "odd_clips" / name) for name in ("invalid-bitstream.webm", "truncated.mp4", "corrupted-midway.mp4")]
     done = subprocess.run([sys.executable, "-c", program, *paths], cwd=repo_root, capture_output=True, check=True)
     assert done.stdout == done.stderr == b""
 

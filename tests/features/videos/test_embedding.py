@@ -76,8 +76,7 @@ class TestText:
         encoder = embedding.load_text_encoder()
         results: dict[int, npt.NDArray[np.float32]] = {}
         threads = [
-            threading.Thread(target=lambda n=n: results.__setitem__(n, encoder.encode([f"{n} cats", "a dog"])))
-            for n in range(4)
+            threading.Thread(target=lambda n=n: results.__setitem__(n, encoder.encode([f"{n} cats", "a dog"]))) for n in range(4)
         ]
         for thread in threads:
             thread.start()

@@ -44,9 +44,7 @@ class HashEncoder:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         self.seen += texts
-        rows = np.stack([np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint8) for text in texts]).astype(
-            np.float32
-        )
+        rows = np.stack([np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint8) for text in texts]).astype(np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

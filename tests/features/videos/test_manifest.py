@@ -79,9 +79,7 @@ def test_all_fields_of_jsonl(folder: pathlib.Path) -> None:
 
 
 def test_absent_and_null_fields_are_the_same(folder: pathlib.Path) -> None:
-    nulls = dict.fromkeys(
-        ["title", "description", "hashtags", "creator_id", "published_at", "language", "transcript", "embedding"]
-    )
+    nulls = dict.fromkeys(["title", "description", "hashtags", "creator_id", "published_at", "language", "transcript", "embedding"])
     one, two = read_manifest(jsonl(folder, row(**nulls), row()))
     assert one.video == two.video == Video("a", str(folder / "a.mp4"))
 
@@ -378,9 +376,7 @@ def test_a_symbolic_link_out_of_a_listed_folder_is_refused(folder: pathlib.Path)
 
 def test_notes_say_what_is_missing_and_mixed(folder: pathlib.Path) -> None:
     (folder / "a.mp4").touch()
-    notes = check_manifest(
-        jsonl(folder, row(embedding=[1.0]), row(video_id="gone", uri="gone.mp4", embedding=[1.0, 2.0]))
-    ).notes
+    notes = check_manifest(jsonl(folder, row(embedding=[1.0]), row(video_id="gone", uri="gone.mp4", embedding=[1.0, 2.0]))).notes
     assert "1 of 2 videos point at no file: gone" in notes[0] and "different lengths" in notes[1]
 
 
@@ -461,9 +457,7 @@ def test_any_row_is_a_video_or_a_problem(raw: dict[str, object]) -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["..", ".", "a", "b.mp4", "", "~", "media", "mediax", "gs:", "etc", "C:"]), max_size=6).map(
-        "/".join
-    )
+    st.lists(st.sampled_from(["..", ".", "a", "b.mp4", "", "~", "media", "mediax", "gs:", "etc", "C:"]), max_size=6).map("/".join)
     | st.text()
 )
 def test_no_address_escapes(uri: str) -> None:

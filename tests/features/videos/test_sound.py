@@ -71,9 +71,7 @@ def test_half_silent() -> None:
 def test_centroid_against_scipy() -> None:
     samples = np.random.default_rng(3).normal(0, 0.1, 4 * RATE)
     samples = scipy.signal.lfilter(*scipy.signal.butter(2, 1000 / (RATE / 2)), samples)
-    frequencies, power = scipy.signal.welch(
-        samples, RATE, "hann", nperseg=1024, noverlap=704, detrend=False, scaling="spectrum"
-    )
+    frequencies, power = scipy.signal.welch(samples, RATE, "hann", nperseg=1024, noverlap=704, detrend=False, scaling="spectrum")
     power[1:-1] /= 2  # welch counts both sides
     assert stats(samples)["spectral_centroid_hz"] == pytest.approx(float((frequencies * power).sum() / power.sum()), rel=0.01)
 
