@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ app = typer.Typer(
     help="Nuanced attributes of short videos: define, annotate in bulk, distil, serve online.\n\n"
     "Start with [bold]vidattr sample DIR[/bold], then [bold]vidattr run --videos DIR/manifest.jsonl[/bold].",
 )
+
+BEAM_STEP = re.compile(r" \[while running '[^']*'\]$")
+"""What Beam appends to the message of an error that it hands on."""
 
 DAILY, STAGES, LOOK = "What you do all day", "One stage at a time", "Look and check"
 app.command("run", rich_help_panel=DAILY)(whole.run)
@@ -68,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _tell(message: str, kind: str, as_json: bool) -> None:
+    message = BEAM_STEP.sub("", message)
     if as_json:
         terminal.emit({"error": {"kind": kind, "message": message}})
     sys.stderr.write(f"vidattr: {message}\n")

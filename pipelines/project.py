@@ -49,7 +49,9 @@ class Project:
     _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        logging.getLogger().setLevel(logging.ERROR)  # Beam warns of everything it guesses; what matters is raised.
+        # Beam warns of everything it guesses and logs, with a trace, every error that it then raises to us.
+        logging.getLogger().setLevel(logging.ERROR)
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
     @cached_property
     def workspace(self) -> Workspace:

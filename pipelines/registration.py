@@ -16,6 +16,8 @@ def register(
 ) -> registry.RegistrationPlan:
     """Plans, and unless `dry_run` applies, what the definitions mean for the registry.
 
+    Applying a plan that changes nothing still mends what is missing, such as a lost online table.
+
     Raises:
         InvalidInput: a change is refused, or attributes lost their definition and `retire` was not confirmed.
     """
@@ -26,8 +28,7 @@ def register(
         return plan
     if plan.refused:
         raise InvalidInput("; ".join(plan.refused))
-    if plan.changes_anything:
-        registry.apply(store, definitions, plan, retire=retire)
+    registry.apply(store, definitions, plan, retire=retire)
     return plan
 
 
