@@ -25,7 +25,7 @@ ROWS_A_BATCH = 1024
 
 
 def write_rows(batch: pa.RecordBatch, folder: str) -> str:
-    """Writes prepared rows (`inputs.Prepared.batch`) for `TransformRows`; returns the path of an Arrow file, read without copies."""
+    """Writes prepared rows (`inputs.Prepared.batch`) for `TransformRows` and returns the path of an Arrow file."""
     positions = pa.ListArray.from_arrays(
         pa.array(np.arange(batch.num_rows + 1, dtype=np.int32)), pa.array(np.arange(batch.num_rows, dtype=np.int64))
     )
