@@ -29,7 +29,7 @@ demo: env
 
 test: env
 	$(BIN)/vidattr weights install
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 services:
 	@if command -v redis-server >/dev/null; then echo "redis-server is there"; else \

@@ -17,7 +17,6 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from features.annotators.protocol import AnnotationReply, AnnotationRequest
@@ -30,7 +29,7 @@ from pipelines.annotators import ANSWERS, AnnotatorConfig, build_annotator
 from pipelines.asking import Window
 from pipelines.counters import count
 from pipelines.extract import manifest_rows
-from pipelines.io import CommitRun, ReadColumns, WriteTable, finish, to_batch
+from pipelines.io import CommitRun, IndexFeatures, ReadColumns, WriteTable, at_bundle_end, finish, tallies, to_batch
 from pipelines.options import RunHeader, check_place, make_pipeline
 
 STAGE = "annotate"
@@ -62,13 +61,6 @@ class AnnotateConfig:
     def __post_init__(self) -> None:
         if not self.definitions:
             raise InvalidInput("no attribute to ask about: add a definition to attributes/, or name another --feature-repo")
-
-
-def index_features(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
-    """(video id, where its features are as JSON) for each row of a features file."""
-    path = json.loads(listed)["path"]
-    for row in batch.to_pylist():
-        yield row["video_id"], json.dumps([row["extracted_at"].timestamp(), path, row["content_key"]])
 
 
 def index_annotations(_: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
@@ -110,7 +102,7 @@ class PlanFn(beam.DoFn):
         }
         asked = [name for name, key in keys.items() if newest.get((name, identity.source)) != key]
         reused = len(keys) - len(asked)
-        yield from _tallies({"video/in": 1, "pair/in": len(keys), "pair/reused": reused})
+        yield from tallies({"video/in": 1, "pair/in": len(keys), "pair/reused": reused})
         count(STAGE, "reused", reused)
         if asked:
             yield path, json.dumps([video_id, asked, reused])
@@ -175,10 +167,7 @@ class AskFn(beam.DoFn):
             yield from self._window.ask((video, names, reused), request)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for output in self._window.drain():
-            value = output.value if isinstance(output, TaggedOutput) else output
-            windowed = WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])
-            yield TaggedOutput(output.tag, windowed) if isinstance(output, TaggedOutput) else windowed
+        yield from at_bundle_end(self._window.drain())
 
     def _finish(self, about: tuple[VideoFeatures, list[str], int], future: Future[AnnotationReply]) -> Iterator[Any]:
         video, names, reused = about
@@ -196,7 +185,7 @@ class AskFn(beam.DoFn):
         if rows:
             yield to_batch(rows, Annotation)
         yield from self._dead(video, [(r.attribute, r.kind, r.message, r.reply_digest) for r in reply.refusals])
-        yield from _tallies(
+        yield from tallies(
             {
                 "input_tokens": sum(row.input_tokens for row in rows),
                 "cached_input_tokens": sum(row.cached_input_tokens for row in rows),
@@ -239,7 +228,7 @@ class AskFn(beam.DoFn):
         ]
         if rows:
             yield TaggedOutput("failures", to_batch(rows, Failure))
-        yield from _tallies(Counter(f"kind/{row.kind}" for row in rows))
+        yield from tallies(Counter(f"kind/{row.kind}" for row in rows))
 
     def _outcomes(
         self, reused: int, annotated: int = 0, stored: int = 0, dead_lettered: int = 0, pending: int = 0
@@ -250,23 +239,13 @@ class AskFn(beam.DoFn):
         pairs = {"annotated": annotated, "reused": stored, "dead_lettered": dead_lettered, "pending": pending}
         for name, amount in pairs.items():
             count(STAGE, name, amount)
-        yield from _tallies({f"video/{video}": 1, **{f"pair/{name}": amount for name, amount in pairs.items()}})
-
-
-def _tallies(amounts: dict[str, int]) -> Iterator[TaggedOutput]:
-    for name, amount in amounts.items():
-        if amount:
-            yield TaggedOutput("tallies", (name, amount))
+        yield from tallies({f"video/{video}": 1, **{f"pair/{name}": amount for name, amount in pairs.items()}})
 
 
 def build(pipeline: beam.Pipeline, config: AnnotateConfig) -> None:
     """Wires the stage."""
     workspace, run_id = config.workspace, config.header.run_id
-    features = (
-        pipeline
-        | "ReadFeatureIndex" >> ReadColumns(workspace, "features", ("video_id", "content_key", "extracted_at"))
-        | "KeyFeatures" >> beam.FlatMapTuple(index_features).with_output_types(tuple[str, str])
-    )
+    features = pipeline | "IndexFeatures" >> IndexFeatures(workspace)
     annotations = (
         pipeline
         | "ReadKnownAnswers"

@@ -91,14 +91,13 @@ class TrainingRows:
 
 def newest_features(workspace: Workspace) -> pa.Table:
     """The light columns of each video's newest row, sorted by video id."""
-    columns = list(LIGHT_COLUMNS)
-    parts = [read_parquet(file.path, columns) for file in workspace.files("features")]
+    parts = [read_parquet(file.path, [*LIGHT_COLUMNS, "extracted_at"]) for file in workspace.files("features")]
     if not parts:
         raise InvalidInput(f"{workspace.root}: no features yet; run `vidattr extract` first")
-    table = pa.concat_tables(parts)
-    ids = np.asarray(table["video_id"].to_pylist(), object)[::-1]
-    _, last = np.unique(ids.astype(str), return_index=True)
-    return table.take(pa.array(len(ids) - 1 - last))
+    table = pa.concat_tables(parts).sort_by([("video_id", "ascending"), ("extracted_at", "ascending")])
+    ids = np.asarray(table["video_id"].to_pylist(), object)
+    last_of_each = np.append(ids[1:] != ids[:-1], True) if len(ids) else np.zeros(0, np.bool_)
+    return table.filter(pa.array(last_of_each)).select(list(LIGHT_COLUMNS))
 
 
 def resolved_labels(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam import coders
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -138,7 +139,7 @@ class _WriteFn(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         if self._batches:
-            yield WindowedValue(self._flush(), GlobalWindow().max_timestamp(), [GlobalWindow()])
+            yield from at_bundle_end([self._flush()])
 
     def _flush(self) -> tuple[str, str, int]:
         rows = pa.Table.from_batches(self._batches)
@@ -164,6 +165,28 @@ class WriteTable(beam.PTransform):
         return batches | "Write" >> beam.ParDo(
             _WriteFn(self.workspace, self.table, self.run_id, self.max_rows, self.max_bytes)
         ).with_output_types(tuple[str, str, int])
+
+
+@dataclass(eq=False)
+class IndexFeatures(beam.PTransform):
+    """(video id, JSON of [extracted at in seconds, features file, content key]) for every row of the features table.
+
+    The largest of a video's entries is its newest row, since what a run adopted from a killed one can be older than its record.
+    """
+
+    workspace: Workspace
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[tuple[str, str]]:
+        def index(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
+            path = json.loads(listed)["path"]
+            for row in batch.to_pylist():
+                yield row["video_id"], json.dumps([row["extracted_at"].timestamp(), path, row["content_key"]])
+
+        return (
+            pipeline
+            | "ReadIndex" >> ReadColumns(self.workspace, "features", ("video_id", "content_key", "extracted_at"))
+            | "KeyByVideo" >> beam.FlatMapTuple(index).with_output_types(tuple[str, str])
+        )
 
 
 OUTCOMES = ("annotated", "reused", "dead_lettered", "pending")
@@ -212,6 +235,21 @@ class _CommitFn(beam.DoFn):
             details={name: number for name, number in sorted(tallies.items()) if name.startswith(("kind/", "detail/"))},
         )
         self._workspace.commit(record)
+
+
+def tallies(amounts: Mapping[str, int]) -> Iterator[TaggedOutput]:
+    """Outputs tagged `tallies` for `CommitRun`, zeros left out."""
+    for name, amount in amounts.items():
+        if amount:
+            yield TaggedOutput("tallies", (name, amount))
+
+
+def at_bundle_end(outputs: Iterable[Any]) -> Iterator[Any]:
+    """What `process` would yield, tagged or not, as `finish_bundle` must: in the global window."""
+    for output in outputs:
+        value = output.value if isinstance(output, TaggedOutput) else output
+        windowed = WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])
+        yield TaggedOutput(output.tag, windowed) if isinstance(output, TaggedOutput) else windowed
 
 
 def peak_memory_bytes() -> int:

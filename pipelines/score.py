@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, TaggedOutput
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -29,7 +28,7 @@ from features.student.labels import Head
 from features.workspace import Workspace, read_parquet
 from pipelines import stopping
 from pipelines.counters import count
-from pipelines.io import CommitRun, ReadColumns, WriteTable, finish, to_batch
+from pipelines.io import CommitRun, IndexFeatures, ReadColumns, WriteTable, at_bundle_end, finish, tallies, to_batch
 from pipelines.options import RunHeader, check_place, make_pipeline
 
 if TYPE_CHECKING:
@@ -69,13 +68,6 @@ def current_heads(card: StudentCard, definitions: Sequence[AttributeDefinition])
     return heads
 
 
-def index_features(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
-    """(video id, where its features are as JSON) for each row of a features file."""
-    path = json.loads(listed)["path"]
-    for row in batch.to_pylist():
-        yield row["video_id"], json.dumps([row["extracted_at"].timestamp(), path, row["content_key"]])
-
-
 def index_answers(_: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
     """(video id, a student's known answers as JSON), one element a video of an annotations file."""
     known: dict[str, list[list[Any]]] = {}
@@ -113,7 +105,7 @@ class PlanFn(beam.DoFn):
         ]
         reused = len(heads) - len(asked)
         count(STAGE, "reused", reused)
-        yield from _tallies({"video/in": 1, "pair/in": len(heads), "pair/reused": reused})
+        yield from tallies({"video/in": 1, "pair/in": len(heads), "pair/reused": reused})
         if asked:
             yield path, json.dumps([video_id, asked, reused])
         else:
@@ -141,7 +133,7 @@ class ScoreFn(beam.DoFn):
         if stopping.requested():
             pairs = sum(len(attributes) for attributes, _ in wanted.values())
             count(STAGE, "pending", pairs)
-            yield from _tallies({"video/pending": len(wanted), "pair/pending": pairs})
+            yield from tallies({"video/pending": len(wanted), "pair/pending": pairs})
             return
         self._folder = folder
         table = read_parquet(path, LIGHT_COLUMNS).select(list(LIGHT_COLUMNS)).cast(LIGHT_SCHEMA)
@@ -152,10 +144,7 @@ class ScoreFn(beam.DoFn):
             yield from self._flush()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for output in self._flush():
-            value = output.value if isinstance(output, TaggedOutput) else output
-            windowed = WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])
-            yield TaggedOutput(output.tag, windowed) if isinstance(output, TaggedOutput) else windowed
+        yield from at_bundle_end(self._flush())
 
     def _flush(self) -> Iterator[Any]:
         if not self._wanted:
@@ -185,9 +174,9 @@ class ScoreFn(beam.DoFn):
         pairs = {"annotated": annotations.num_rows, "dead_lettered": dead_pairs}
         for name, amount in pairs.items():
             count(STAGE, name, amount)
-        yield from _tallies({f"pair/{name}": amount for name, amount in pairs.items()})
+        yield from tallies({f"pair/{name}": amount for name, amount in pairs.items()})
         lost = int((reused[bad] == 0).sum())
-        yield from _tallies(
+        yield from tallies(
             {"video/annotated": batch.num_rows - len(bad), "video/dead_lettered": lost, "video/reused": len(bad) - lost}
         )
         for problem in scores.problems:
@@ -284,12 +273,6 @@ def _load(folder: str) -> Student:
     return Student.load(folder)
 
 
-def _tallies(amounts: dict[str, int]) -> Iterator[TaggedOutput]:
-    for name, amount in amounts.items():
-        if amount:
-            yield TaggedOutput("tallies", (name, amount))
-
-
 def build(pipeline: beam.Pipeline, config: ScoreConfig) -> None:
     """Wires the stage."""
     workspace, run_id, student = config.workspace, config.header.run_id, config.student
@@ -298,11 +281,7 @@ def build(pipeline: beam.Pipeline, config: ScoreConfig) -> None:
         | "NameStudent" >> beam.Create([student])
         | "ChooseStudent" >> beam.Map(lambda named: named or latest_student(workspace)).with_output_types(str)
     )
-    features = (
-        pipeline
-        | "ReadFeatureIndex" >> ReadColumns(workspace, "features", ("video_id", "content_key", "extracted_at"))
-        | "KeyFeatures" >> beam.FlatMapTuple(index_features).with_output_types(tuple[str, str])
-    )
+    features = pipeline | "IndexFeatures" >> IndexFeatures(workspace)
     answers = (
         pipeline
         | "ReadKnownAnswers"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
 from features.errors import InvalidInput
-from features.records import Annotation, Failure
-from features.workspace import Workspace
-from pipelines.distill import DistillConfig, resolved_labels, run, training_rows
+from features.records import Annotation, Failure, Video
+from features.workspace import Workspace, new_run_id
+from pipelines.distill import DistillConfig, newest_features, resolved_labels, run, training_rows
 from tests.features.student import planted
+from tests.pipelines.hand_made import write_features
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +135,16 @@ def test_a_workspace_in_a_bucket(bucket: str) -> None:
     answers = {row.video_id: row for row in place.rows(Annotation) if row.source == "student" and row.attribute == "calm"}
     for number, video in enumerate(videos):
         assert answers[video.video_id].probability == pytest.approx(float(said["calm"][number]), abs=1e-6)
+
+
+def test_the_newest_row_of_a_video_is_learned_from_whatever_run_lists_it(tmp_path: pathlib.Path) -> None:
+    workspace, now = Workspace(str(tmp_path / "adopted")), datetime.now(UTC)
+    write_features(workspace, ["a", "b"], title="new", when=now)
+    later_run, old_row = new_run_id(now + timedelta(hours=1)), now - timedelta(hours=1)
+    write_features(workspace, ["a"], title="old", when=old_row)
+    (record,) = [record for record in workspace.runs() if record.started_at == old_row]
+    workspace.commit(dataclasses.replace(record, run_id=later_run))
+    (tmp_path / "adopted" / "runs" / f"{record.run_id}.json").unlink()
+    newest = newest_features(workspace)
+    expected = {Video(name, "", "new").content_key(name) for name in "ab"}
+    assert set(newest["content_key"].to_pylist()) == expected and newest["video_id"].to_pylist() == ["a", "b"]
