@@ -240,6 +240,7 @@ class Annotation:
     source: Source
     annotator: str
     answer_key: str
+    content_key: str = ""
     teacher: str = ""
     calibrated_by: str = ""
     input_tokens: int = 0
@@ -260,13 +261,14 @@ class Annotation:
             _field("source", pa.string(), "gold, adjudicated, llm, baseline or student"),
             _field("annotator", pa.string(), "model id and version, or the raters' group"),
             _field("answer_key", pa.string(), "digest of content, definition, prompt, model and parameters"),
+            _field("content_key", pa.string(), "the content that was answered about (Video.content_key); empty: whatever it is now"),
             _field("teacher", pa.string(), "a student's teacher's source: llm, baseline, ...; empty otherwise"),
             _field("calibrated_by", pa.string(), "calibration that made `probability` one; empty: raw"),
             _field("input_tokens", pa.int64(), "paid input tokens, cached ones included"),
             _field("cached_input_tokens", pa.int64(), "of which read from the provider's prefix cache"),
             _field("output_tokens", pa.int64(), "paid output tokens"),
             _field("cost_usd", pa.float64(), "US dollars, 0 for local models"),
-            _field("annotated_at", _UTC, "when the answer arrived", True),
+            _field("annotated_at", _UTC, "when it was given; a reused answer counts as given again", True),
             _field("run_id", pa.string(), "the run that wrote this row"),
         ]
     )

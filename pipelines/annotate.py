@@ -95,7 +95,7 @@ class PlanFn(beam.DoFn):
         if not places or not (groups["wanted"] or not self._config.videos):
             return
         _, path, content_key = max(places)
-        newest = {(attribute, source): key for _, attribute, source, key, gone in known if not gone}
+        newest = {(attribute, source): None if gone else key for _, attribute, source, key, gone in known}
         identity = self._identity
         keys = {
             definition.name: identity.answer_key(content_key, definition.definition_hash) for definition in self._config.definitions
@@ -212,6 +212,7 @@ class AskFn(beam.DoFn):
             source=identity.source,
             annotator=identity.model,
             answer_key=identity.answer_key(video.content_key, definition.definition_hash),
+            content_key=video.content_key,
             input_tokens=answer.input_tokens if paid else 0,
             cached_input_tokens=answer.cached_input_tokens if paid else 0,
             output_tokens=answer.output_tokens if paid else 0,

@@ -229,6 +229,7 @@ def to_annotations(
             "value": value,
             "probability": probability,
             "answer_key": pa.array(keys, pa.string()),
+            "content_key": batch.column("content_key").take(pa.array(rows)),
         }
         constants = {
             "attribute": head.attribute,

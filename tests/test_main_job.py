@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from features.records import Annotation
+from features.records import Annotation, Failure
 from features.workspace import Workspace
 
 CLIPS = 26
@@ -228,3 +228,27 @@ def feast_rows(workspace: str, names: list[str]) -> dict[str, Any]:
     columns = [f"video_attributes:{name}{suffix}" for name in names for suffix in ("", "_source")]
     store = FeatureStore(repo_path=os.path.join(workspace, "feast"))
     return store.get_online_features(columns, [{"video_id": video_id} for video_id in ids]).to_dict()
+
+
+def test_odd_files_end_with_the_law_of_counts_and_nothing_is_done_twice(
+    shared_data: pathlib.Path,
+    repo_root: pathlib.Path,
+    weights_folder: pathlib.Path,
+    vidattr: Callable[..., Any],
+    tmp_path: pathlib.Path,
+) -> None:
+    arguments = ("run", "--json", "--videos", shared_data / "odd_clips", "--workspace", tmp_path / "w")
+    arguments += ("--feature-repo", repo_root / "feature_repo")
+    first, again = (vidattr(*arguments) for _ in range(2))
+    assert first.exit_code == again.exit_code == 0
+    for document in (first.document, again.document):
+        for counts, each in ((document["counts"], 1), (document["pair_counts"], len(ATTRIBUTES))):
+            assert counts["in"] == 17 * each == counts["annotated"] + counts["dead_lettered"] + counts["pending"]
+            assert counts["dead_lettered"] == 6 * each and counts["pending"] == 0
+    assert again.document["counts"]["reused"] == 11 and again.document["pair_counts"]["reused"] == 11 * len(ATTRIBUTES)
+    workspace = Workspace(str(tmp_path / "w"))
+    rows = [(row.video_id, row.attribute, row.source) for row in workspace.rows(Annotation)]
+    assert len(rows) == len(set(rows)) == 11 * len(ATTRIBUTES) * 2, "a teacher's and a student's answer for each pair, once"
+    letters = [(row.video_id, row.attempts) for row in workspace.rows(Failure)]
+    assert sorted(attempts for _, attempts in letters) == [0] * 6 + [1] * 6, "carried over, not decoded again"
+    assert vidattr("get", "audio-only", "--workspace", tmp_path / "w").exit_code == 1

@@ -64,7 +64,7 @@ def test_a_bucket_alone_is_no_object(name: str) -> None:
 
 @given(st.lists(st.sampled_from(["..", ".", "a", "b/c", "../a"]), min_size=1, max_size=5))
 def test_join_stays_below_its_root(parts: list[str]) -> None:
-    for root in ("/work/space", "gs://bucket/space"):
+    for root in ("/some/space", "gs://bucket/space"):
         try:
             name = storage.join(root, *parts)
         except InvalidInput:

@@ -43,7 +43,7 @@ EXTRACT = [
     f"--videos=gs://{BUCKET}/manifest.jsonl",
     "--json",
 ]
-CONTAINER = "europe-docker.pkg.dev/my-project/images/vidattr:1"
+CONTAINER = "registry.example/my-project/vidattr:1"
 CANARY = "canary-3f9c51e07a"
 STEPS = ["NameManifest", "ReadManifest", "ReadKnownFeatures", "MatchKnown", "ExtractFeatures", "WriteFeatures", "CommitRun"]
 
