@@ -112,6 +112,13 @@ class Video:
             "" if self.transcript is None else "t" + self.transcript,
         )
 
+    @property
+    def row_digest(self) -> str:
+        """Digest of everything in the row that no annotator is shown: a change of it needs no decoding and asks nobody again."""
+        published = "" if self.published_at is None else self.published_at.isoformat()
+        embedding = "" if self.embedding is None else ",".join(map(repr, self.embedding))
+        return digest(self.uri, self.creator_id, published, self.extra, embedding)
+
     def content_key(self, content_hash: str) -> str:
         """Identity of what can be seen and read of this video: its bytes and its manifest text.
 
@@ -152,6 +159,8 @@ class VideoFeatures:
     content_hash: str
     content_key: str
     extractor_version: str
+    row_digest: str = ""
+    own_embedding: bool = False
     uri: str = ""
     title: str = ""
     description: str = ""
@@ -189,6 +198,8 @@ class VideoFeatures:
             _field("content_hash", pa.string(), "SHA-256 of the file's bytes, 64 hex digits"),
             _field("content_key", pa.string(), "digest of content_hash and the manifest text (Video.content_key)"),
             _field("extractor_version", pa.string(), "version of everything that made this row, weights included"),
+            _field("row_digest", pa.string(), "digest of the manifest row beside its text (Video.row_digest)"),
+            _field("own_embedding", pa.bool_(), "visual_embedding is the manifest's column"),
             _field("uri", pa.string(), "where the bytes were read"),
             _field("title", pa.string(), "manifest, untrusted"),
             _field("description", pa.string(), "manifest, untrusted"),
@@ -261,7 +272,9 @@ class Annotation:
             _field("source", pa.string(), "gold, adjudicated, llm, baseline or student"),
             _field("annotator", pa.string(), "model id and version, or the raters' group"),
             _field("answer_key", pa.string(), "digest of content, definition, prompt, model and parameters"),
-            _field("content_key", pa.string(), "the content that was answered about (Video.content_key); empty: whatever it is now"),
+            _field(
+                "content_key", pa.string(), "the content that was answered about (Video.content_key); empty: whatever it is now"
+            ),
             _field("teacher", pa.string(), "a student's teacher's source: llm, baseline, ...; empty otherwise"),
             _field("calibrated_by", pa.string(), "calibration that made `probability` one; empty: raw"),
             _field("input_tokens", pa.int64(), "paid input tokens, cached ones included"),
@@ -296,7 +309,7 @@ class Failure:
             _field("kind", pa.string(), "a short stable word: not_a_video, too_large, timed_out, ..."),
             _field("message", pa.string(), "for a person: the value, the place, the remedy; secrets redacted"),
             _field("attribute", pa.string(), "which attribute, empty for the whole video"),
-            _field("content_key", pa.string(), "what failed, so that it is not tried again unchanged; empty: try again"),
+            _field("content_key", pa.string(), "what failed, and is not tried again until this changes; empty: try again"),
             _field("attempts", pa.int32(), "how often it was tried in this run; 0: carried over unchanged"),
             _field("last_reply_digest", pa.string(), "digest of the last reply, empty when there was none"),
             _field("failed_at", _UTC, "when", True),

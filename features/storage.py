@@ -12,7 +12,7 @@ import posixpath
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from features.errors import InvalidInput, Permanent, Transient
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from google.cloud.storage import Blob, Client
 
 GCS_TIMEOUT_S = 60
+GCS_CHUNK_BYTES = 1 << 20
 
 
 def is_gcs(name: str) -> bool:
@@ -78,6 +79,15 @@ def read_bytes(name: str) -> bytes:
         return bytes(_gcs(name, "download_as_bytes"))
     with open(name, "rb") as file:
         return file.read()
+
+
+def open_binary(name: str) -> BinaryIO:
+    """For reading here and there without reading all. Raises FileNotFoundError, Permanent or Transient."""
+    if not is_gcs(name):
+        return open(name, "rb")
+    if not exists(name):
+        raise FileNotFoundError(errno.ENOENT, "no such object", name)
+    return cast(BinaryIO, _blob(name).open("rb", chunk_size=GCS_CHUNK_BYTES))
 
 
 def download(name: str, local_path: str) -> None:

@@ -19,7 +19,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import pyarrow as pa
@@ -30,7 +30,8 @@ from features.errors import InvalidInput
 from features.records import Annotation, Failure, R, ResolvedAttribute, RunRecord, VideoFeatures, digest, from_table
 
 Table = Literal["features", "annotations", "failures", "resolved"]
-EPOCH = datetime.fromtimestamp(0, UTC)
+CLOCK_SLACK = timedelta(minutes=5)
+"""How far clocks of different machines may lie apart."""
 RECORD_OF: dict[str, type[VideoFeatures] | type[Annotation] | type[Failure] | type[ResolvedAttribute]] = {
     "features": VideoFeatures,
     "annotations": Annotation,
@@ -155,20 +156,29 @@ class Workspace:
 
 
 def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """One Parquet file, local or gs://."""
-    source = io.BytesIO(storage.read_bytes(path)) if storage.is_gcs(path) else path
-    with pq.ParquetFile(source) as file:
+    """One Parquet file, local or gs://; of the latter only the parts that hold the columns are fetched."""
+    with storage.open_binary(path) as source, pq.ParquetFile(source) as file:
         return file.read(columns=None if columns is None else list(columns))
 
 
-def latest(rows: Iterable[VideoFeatures]) -> dict[str, VideoFeatures]:
-    """The newest row of each video by `extracted_at`: what a run adopted from a killed one can be older than its record."""
-    newest: dict[str, VideoFeatures] = {}
+def trusted_seconds(moment: datetime | None, now: datetime | None = None) -> float:
+    """A row's time in seconds since 1970, for choosing the newest; 0 for none, and for a time that is yet to come.
+
+    A clock that was ahead once must not outlast every correction.
+    """
+    if moment is None or moment > (now or datetime.now(UTC)) + CLOCK_SLACK:
+        return 0.0
+    return moment.timestamp()
+
+
+def latest(rows: Iterable[VideoFeatures], now: datetime | None = None) -> dict[str, VideoFeatures]:
+    """The newest row of each video by `extracted_at`, whatever run lists it."""
+    newest: dict[str, tuple[float, VideoFeatures]] = {}
     for row in rows:
-        seen = newest.get(row.video_id)
-        if seen is None or (row.extracted_at or EPOCH) >= (seen.extracted_at or EPOCH):
-            newest[row.video_id] = row
-    return newest
+        when = trusted_seconds(row.extracted_at, now)
+        if row.video_id not in newest or when >= newest[row.video_id][0]:
+            newest[row.video_id] = when, row
+    return {video_id: row for video_id, (_, row) in newest.items()}
 
 
 def new_run_id(now: datetime | None = None) -> str:

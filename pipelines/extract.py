@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 
 from features.errors import Permanent, Transient
-from features.records import Failure, RunRecord, Video, VideoFeatures, digest
+from features.records import Failure, RunRecord, Video, VideoFeatures, digest, from_table
 from features.videos.manifest import read_manifest
 from features.videos.probe import Limits
-from features.workspace import Workspace
+from features.workspace import Workspace, latest, read_parquet, trusted_seconds
 from pipelines import stopping
 from pipelines.counters import count
 from pipelines.encoders import EncoderConfig, build_extractor
-from pipelines.io import CommitRun, ReadColumns, WriteTable, finish, to_batch
+from pipelines.io import CommitRun, ReadColumns, WriteTable, finish, tallies, to_batch
 from pipelines.options import RunHeader, check_place, make_pipeline
 
 STAGE = "extract"
@@ -39,6 +41,8 @@ class ExtractConfig:
         encoders: which models look and listen.
         limits: what one video may be and cost.
         workers: videos decoded at the same time in a process.
+        rows_per_file: features files are closed after so many videos. A killed run loses at most one open file; few and large
+            ones suit a cluster, which does its own retries.
     """
 
     workspace: Workspace
@@ -48,6 +52,7 @@ class ExtractConfig:
     encoders: EncoderConfig = field(default_factory=EncoderConfig)
     limits: Limits = field(default_factory=Limits)
     workers: int = 2
+    rows_per_file: int = 16
     header: RunHeader = field(default_factory=RunHeader)
 
 
@@ -73,25 +78,80 @@ def manifest_rows(location: str, roots: Sequence[str]) -> Iterator[tuple[str, st
         yield row.video_id, json.dumps({"problem": row.problem}) if row.video is None else video_to_json(row.video)
 
 
-def known_features(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
-    """(video id, what an earlier run made of it as JSON) for each row of a features file."""
-    file = json.loads(listed)
-    adopt = file["relative"] if file["orphan"] else ""
-    for row in batch.to_pylist():
-        yield row["video_id"], json.dumps([row["extracted_at"].timestamp(), row["content_key"], row["extractor_version"], adopt])
+KNOWN = ("video_id", "content_key", "extractor_version", "row_digest", "own_embedding", "extracted_at")
 
 
-def reusable(known: Iterable[str], content_key: str, version: str) -> str | None:
-    """Which earlier row of one video saves extracting it: "" for one that counts, a file to adopt, or None.
+@dataclass(frozen=True)
+class KnownRow:
+    """What an earlier run made of a video.
 
-    Only the newest row that counts will do, since readers take the newest; and only a newer orphan.
+    Attributes:
+        seconds: when it was extracted; the newest row of those that count is the video's.
+        content_key, extractor_version, row_digest, own_embedding: as in `VideoFeatures`.
+        path: the features file it stands in.
+        orphan: the file is what a killed run left, and counts for nobody.
     """
-    rows = [json.loads(text) for text in known]
-    newest = max((row for row in rows if not row[3]), default=[0.0, "", "", ""])
-    if newest[1:3] == [content_key, version]:
-        return ""
-    orphans = [row for row in rows if row[3] and row[0] > newest[0] and row[1:3] == [content_key, version]]
-    return str(max(orphans)[3]) if orphans else None
+
+    seconds: float
+    content_key: str
+    extractor_version: str
+    row_digest: str
+    own_embedding: bool
+    path: str
+    orphan: bool
+
+
+def known_features(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
+    """(video id, `KnownRow` as JSON) for each row of a features file."""
+    file = json.loads(listed)
+    for row in batch.to_pylist():
+        known = KnownRow(trusted_seconds(row["extracted_at"]), *(row[name] for name in KNOWN[1:-1]), file["path"], file["orphan"])
+        yield row["video_id"], json.dumps(list(vars(known).values()))
+
+
+def reusable(known: Iterable[str], video: Video, content_key: str, version: str) -> KnownRow | None:
+    """The earlier row that saves decoding this video, if any.
+
+    Of the rows that count only the newest will do, since that is the one readers take; of orphans, one that is newer.
+    """
+    rows = [KnownRow(*json.loads(text)) for text in known]
+    newest = max((row for row in rows if not row.orphan), key=lambda row: row.seconds, default=None)
+
+    def fits(row: KnownRow) -> bool:
+        own = video.embedding is not None
+        same_embedding = own or not row.own_embedding
+        return (row.content_key, row.extractor_version) == (content_key, version) and same_embedding
+
+    if newest is not None and fits(newest):
+        return newest
+    since = 0.0 if newest is None else newest.seconds
+    orphans = [row for row in rows if row.orphan and row.seconds > since and fits(row)]
+    return max(orphans, key=lambda row: row.seconds, default=None)
+
+
+@lru_cache(maxsize=4)
+def _rows_of(path: str) -> pa.Table:
+    return read_parquet(path)
+
+
+def carried_over(known: KnownRow, video: Video, run_id: str, now: datetime) -> VideoFeatures:
+    """An earlier row with what the manifest says today about things that nobody is shown."""
+    table = _rows_of(known.path)
+    rows = from_table(table.filter(pc.equal(table["video_id"], video.video_id)), VideoFeatures)
+    row = latest(rows)[video.video_id]
+    embedding = row.visual_embedding if video.embedding is None else video.embedding
+    return replace(
+        row,
+        row_digest=video.row_digest,
+        own_embedding=video.embedding is not None,
+        uri=video.uri,
+        creator_id=video.creator_id,
+        published_at=video.published_at,
+        extra=video.extra,
+        visual_embedding=embedding,
+        extracted_at=now,
+        run_id=run_id,
+    )
 
 
 def known_failures(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
@@ -101,10 +161,13 @@ def known_failures(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, st
             yield row["video_id"], json.dumps([row["content_key"], row["kind"], row["message"]])
 
 
+Outputs = list[Any]
+
+
 class ExtractFn(beam.DoFn):
     """Extracts videos, several at a time; main output: RecordBatches of VideoFeatures.
 
-    Tagged outputs: `failures` (RecordBatches of Failure), `tallies`, `adopted` (files of a killed run that hold what is wanted).
+    Tagged outputs: `failures` (RecordBatches of Failure) and `tallies`.
     """
 
     def __init__(self, config: ExtractConfig) -> None:
@@ -122,10 +185,13 @@ class ExtractFn(beam.DoFn):
         self._extractor.close()
 
     def process(self, batch: list[tuple[str, dict[str, Iterable[str]]]]) -> Iterator[Any]:
-        for outputs in self._pool.map(self._one, batch):
+        for outcome, outputs in self._pool.map(self._one, batch):
+            # Counted here and not in the pool, whose threads Beam does not know.
+            count(STAGE, outcome)
             yield from outputs
+            yield from tallies({f"video/{outcome}": 1})
 
-    def _one(self, element: tuple[str, dict[str, Iterable[str]]]) -> list[Any]:
+    def _one(self, element: tuple[str, dict[str, Iterable[str]]]) -> tuple[str, Outputs]:
         video_id, groups = element
         rows = list(groups["rows"])
         if len(rows) > 1:
@@ -134,41 +200,35 @@ class ExtractFn(beam.DoFn):
         if "problem" in row:
             return self._dead(video_id, "invalid_row", row["problem"])
         if stopping.requested():
-            return self._outcome("pending")
+            return "pending", []
         video, content_key = video_from_json(rows[0]), ""
+        run_id, now = self._config.header.run_id, datetime.now(UTC)
         try:
             with self._extractor.fetch(video) as fetched:
                 content_key = video.content_key(fetched.content_hash)
-                adopt = reusable(groups["features"], content_key, self._version)
-                if adopt is not None:
-                    adopted = [TaggedOutput("adopted", ("features", adopt, 1))] if adopt else []
-                    return adopted + self._outcome("reused")
+                known = reusable(groups["features"], video, content_key, self._version)
+                if known is not None:
+                    if known.row_digest == video.row_digest and not known.orphan:
+                        return "reused", []
+                    return "reused", [to_batch([carried_over(known, video, run_id, now)], VideoFeatures)]
                 for known_key, kind, message in map(json.loads, groups["failures"]):
                     if known_key == self._failure_key(content_key) and not self._config.retry_failed:
                         return self._dead(video_id, kind, message, known_key, attempts=0)
-                features = self._extractor.extract(video, fetched, self._config.header.run_id, datetime.now(UTC))
+                features = self._extractor.extract(video, fetched, run_id, now)
         except Permanent as error:
             return self._dead(video_id, error.kind, str(error), self._failure_key(content_key))
         except Transient as error:
             return self._dead(video_id, "unavailable", str(error))
-        return [to_batch([features], VideoFeatures), *self._outcome("annotated")]
+        return "annotated", [to_batch([features], VideoFeatures)]
 
     def _failure_key(self, content_key: str) -> str:
         """What must change for a failure to be worth another try: the content, the extractor or its limits."""
         return f"{content_key}/{self._version}/{self._limits}" if content_key else ""
 
-    def _dead(self, video_id: str, kind: str, message: str, content_key: str = "", attempts: int = 1) -> list[Any]:
+    def _dead(self, video_id: str, kind: str, message: str, content_key: str = "", attempts: int = 1) -> tuple[str, Outputs]:
         now, run_id = datetime.now(UTC), self._config.header.run_id
         failure = Failure(video_id, STAGE, kind, message, "", content_key, attempts, failed_at=now, run_id=run_id)
-        return [
-            TaggedOutput("failures", to_batch([failure], Failure)),
-            TaggedOutput("tallies", (f"kind/{kind}", 1)),
-            *self._outcome("dead_lettered"),
-        ]
-
-    def _outcome(self, name: str) -> list[Any]:
-        count(STAGE, name)
-        return [TaggedOutput("tallies", (f"video/{name}", 1))]
+        return "dead_lettered", [TaggedOutput("failures", to_batch([failure], Failure)), *tallies({f"kind/{kind}": 1})]
 
 
 def build(pipeline: beam.Pipeline, config: ExtractConfig) -> None:
@@ -181,8 +241,7 @@ def build(pipeline: beam.Pipeline, config: ExtractConfig) -> None:
     )
     features = (
         pipeline
-        | "ReadKnownFeatures"
-        >> ReadColumns(workspace, "features", ("video_id", "content_key", "extractor_version", "extracted_at"), orphans=True)
+        | "ReadKnownFeatures" >> ReadColumns(workspace, "features", KNOWN, orphans=True)
         | "KeyFeatures" >> beam.FlatMapTuple(known_features).with_output_types(tuple[str, str])
     )
     failures = (
@@ -196,15 +255,13 @@ def build(pipeline: beam.Pipeline, config: ExtractConfig) -> None:
         | "KeepWanted" >> beam.Filter(lambda element: bool(element[1]["rows"]))
         | "Batch" >> beam.BatchElements(min_batch_size=1, max_batch_size=16, target_batch_duration_secs=20)
         | "ExtractFeatures"
-        >> beam.ParDo(ExtractFn(config))
-        .with_outputs("failures", "tallies", "adopted", main="features")
-        .with_output_types(pa.RecordBatch)
+        >> beam.ParDo(ExtractFn(config)).with_outputs("failures", "tallies", main="features").with_output_types(pa.RecordBatch)
     )
     entered = rows | "DistinctIds" >> beam.CombinePerKey(lambda rows: 1) | "Enter" >> beam.Map(lambda _: ("video/in", 1))
     written = (
-        extracted.features | "WriteFeatures" >> WriteTable(workspace, "features", run_id, max_rows=16, max_bytes=32 << 20),
+        extracted.features
+        | "WriteFeatures" >> WriteTable(workspace, "features", run_id, config.rows_per_file, max_bytes=256 << 20),
         extracted.failures | "WriteFailures" >> WriteTable(workspace, "failures", run_id),
-        extracted.adopted,
     )
     written | "CommitRun" >> CommitRun(workspace, STAGE, config.header, (entered, extracted.tallies))
 

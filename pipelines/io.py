@@ -21,7 +21,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from features.records import Counts, R, RunRecord, to_table
-from features.workspace import Table, Workspace, read_parquet
+from features.workspace import Table, Workspace, read_parquet, trusted_seconds
 from pipelines.options import RunHeader
 
 
@@ -171,7 +171,7 @@ class WriteTable(beam.PTransform):
 class IndexFeatures(beam.PTransform):
     """(video id, JSON of [extracted at in seconds, features file, content key]) for every row of the features table.
 
-    The largest of a video's entries is its newest row, since what a run adopted from a killed one can be older than its record.
+    The largest of a video's entries is its newest row, whatever run lists it.
     """
 
     workspace: Workspace
@@ -180,7 +180,7 @@ class IndexFeatures(beam.PTransform):
         def index(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
             path = json.loads(listed)["path"]
             for row in batch.to_pylist():
-                yield row["video_id"], json.dumps([row["extracted_at"].timestamp(), path, row["content_key"]])
+                yield row["video_id"], json.dumps([trusted_seconds(row["extracted_at"]), path, row["content_key"]])
 
         return (
             pipeline

@@ -22,7 +22,7 @@ from features.attributes.definition import AttributeDefinition
 from features.errors import Permanent
 from features.records import Annotation, Failure, Frame, RunRecord, Source, VideoFeatures, from_table
 from features.serving.resolution import believed, checked_number
-from features.workspace import Workspace
+from features.workspace import Workspace, trusted_seconds
 
 MAX_CARDS = 60
 MAX_STATISTICS_VIDEOS = 10_000
@@ -40,7 +40,7 @@ _STATISTICS_COLUMNS = (
 )  # fmt: skip
 _CARD_COLUMNS = (
     "video_id", "title", "description", "hashtags", "creator_id", "duration_s", "width", "height", "transcript",
-    "transcript_source", "visual_tags", "frames", "content_hash", "content_key", "extractor_version",
+    "transcript_source", "visual_tags", "frames", "content_hash", "content_key", "extractor_version", "extracted_at",
 )  # fmt: skip
 
 Hashes = npt.NDArray[np.uint64]
@@ -296,8 +296,13 @@ def _cards(workspace: Workspace, chosen: list[str], definitions: Sequence[Attrib
         for answer in from_table(batch, Annotation):
             answers.setdefault(answer.video_id, []).append(answer)
     cards: dict[str, VideoCard] = {}
+    newest: dict[str, float] = {}
     for batch in _only(workspace, "features", _CARD_COLUMNS, ids):
         for row in from_table(batch, VideoFeatures):
+            when = trusted_seconds(row.extracted_at)
+            if when < newest.setdefault(row.video_id, when):
+                continue
+            newest[row.video_id] = when
             cards[row.video_id] = VideoCard(
                 video_id=row.video_id,
                 title=row.title,

@@ -179,7 +179,7 @@ def aggregate(ratings: Iterable[Rating], definitions: Sequence[AttributeDefiniti
                 rationale=rationale,
                 source="gold",
                 annotator=f"raters({len(rated)})",
-                answer_key=digest("golden", video_id, attribute, *key),
+                answer_key=digest("golden", video_id, definition.definition_hash, *key),
                 annotated_at=now,
             )
         )

@@ -291,6 +291,8 @@ class Extractor:
             content_hash=fetched.content_hash,
             content_key=video.content_key(fetched.content_hash),
             extractor_version=self.extractor_version,
+            row_digest=video.row_digest,
+            own_embedding=video.embedding is not None,
             uri=video.uri,
             title=video.title,
             description=video.description,
