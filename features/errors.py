@@ -24,6 +24,10 @@ class InvalidInput(VidattrError):
     exit_code = 2
 
 
+class NothingToLearn(InvalidInput):
+    """No student can be trained from what the workspace holds yet: a run over all stages goes on without one."""
+
+
 class Transient(VidattrError):
     """It may work if asked again: a time-out, a busy store, a rejected burst. The only kind that is retried."""
 

@@ -17,6 +17,8 @@ from features.weights import WeightsConfig
 from features.workspace import Workspace
 
 FILE = "vidattr.yaml"
+RANGES = {"workers": (1, 64), "in_flight": (1, 1024), "max_age_days": (0, 36500)}
+"""The least and the most that a setting may be: processes and requests that one machine can bear, and a century."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Configuration:
         recording: the answers of the replay annotator.
         online_store: sqlite, or redis://HOST:PORT.
         speech: recognise speech where a manifest has no transcript.
-        workers: videos decoded at the same time in a process.
-        in_flight: requests to an annotator at the same time in a process.
-        max_age_days: an online value older than this is marked stale; 0: never.
+        workers: videos decoded at the same time in a process, 1 to 64.
+        in_flight: requests to an annotator at the same time in a process, 1 to 1024.
+        max_age_days: an online value older than this is marked stale; 0: never; at most 36500.
         limits: what a video may be; see `features.videos.probe.Limits`.
         weights: replacements for the built-in weights.
     """
@@ -45,12 +47,19 @@ class Configuration:
     limits: Limits = field(default_factory=Limits)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
 
+    def __post_init__(self) -> None:
+        """Raises InvalidInput naming a setting that is out of its range."""
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if not least <= value <= most:  # nan is in no range
+                raise InvalidInput(f"{name} is {value!r}; write a number from {least} to {most}")
+
 
 def load_configuration(workspace: Workspace, **flags: Any) -> Configuration:
     """The workspace's settings; flags that are not None win.
 
     Raises:
-        InvalidInput: no YAML, an unknown key (with the nearest known one), or a value of the wrong type.
+        InvalidInput: no YAML, an unknown key (with the nearest known one), or a value of the wrong type or out of its range.
     """
     path = workspace.path(FILE)
     settings: Any = {}
@@ -84,5 +93,7 @@ def _filled(kind: Any, settings: Any, path: str, prefix: str) -> Any:
         values[name] = value
     try:
         return kind(**values)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error}") from error
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{path}: {prefix.rstrip('.') or FILE}: {error}") from error

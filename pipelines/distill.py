@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -20,18 +20,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from features import storage
 from features.attributes.definition import AttributeDefinition
-from features.errors import InvalidInput, Permanent
+from features.errors import InvalidInput, NothingToLearn, Permanent
 from features.records import Annotation, Counts, Failure, RunRecord, from_table, to_table
-from features.serving.resolution import believed, checked_number
+from features.serving.resolution import believed, checked_number, outdated
 from features.student.card import (
-    CARD,
     CODE_VERSION,
     StudentCard,
     compute_student_id,
+    intact_card,
     labelled_rows,
-    read_card,
     student_folder,
 )
 from features.student.inputs import LIGHT_COLUMNS, InputSpec, Prepared, infer_spec, prepare
@@ -90,10 +88,10 @@ class TrainingRows:
 
 
 def newest_features(workspace: Workspace) -> pa.Table:
-    """The light columns of each video's newest row, sorted by video id."""
+    """The light columns of each video's newest row, sorted by video id. Raises NothingToLearn when there are none."""
     parts = [read_parquet(file.path, [*LIGHT_COLUMNS, "extracted_at"]) for file in workspace.files("features")]
     if not parts:
-        raise InvalidInput(f"{workspace.root}: no features yet; run `vidattr extract` first")
+        raise NothingToLearn(f"{workspace.root}: no features yet; run `vidattr extract` first")
     table = pa.concat_tables(parts).sort_by([("video_id", "ascending"), ("extracted_at", "ascending")])
     ids = np.asarray(table["video_id"].to_pylist(), object)
     last_of_each = np.append(ids[1:] != ids[:-1], True) if len(ids) else np.zeros(0, np.bool_)
@@ -101,9 +99,16 @@ def newest_features(workspace: Workspace) -> pa.Table:
 
 
 def resolved_labels(
-    annotations: Iterable[Annotation], definitions: Sequence[AttributeDefinition]
+    annotations: Iterable[Annotation], definitions: Sequence[AttributeDefinition], content_keys: Mapping[str, str]
 ) -> tuple[list[Label], list[BadLabel]]:
-    """The most trusted answer of each pair to the current definition, and the pairs whose answers are all invalid."""
+    """The most trusted current answer of each pair, and the pairs whose current answers are all invalid.
+
+    Args:
+        annotations: in any order.
+        definitions: an answer to an older one is left out.
+        content_keys: of each video's newest features; an answer about other content is left out, since what it saw is not
+            what the student would see.
+    """
     wanted = {definition.name: definition for definition in definitions}
     pairs: dict[tuple[str, str], list[Annotation]] = {}
     for each in annotations:
@@ -112,8 +117,9 @@ def resolved_labels(
     labels, bad = [], []
     for (video_id, attribute), group in sorted(pairs.items()):
         refused: Permanent | None = None
-        for each in believed(group, wanted[attribute]):
-            if each.value is None or each.definition_hash != wanted[attribute].definition_hash:
+        content_key = content_keys.get(video_id, "")
+        for each in believed(group, wanted[attribute], content_key):
+            if each.value is None or outdated(each, wanted[attribute], content_key):
                 continue
             try:
                 checked_number(wanted[attribute], each)
@@ -140,14 +146,16 @@ def read_annotations(workspace: Workspace, attributes: Sequence[str]) -> Iterato
 
 
 def training_rows(config: DistillConfig) -> TrainingRows:
-    """Joins features with labels. Raises InvalidInput when there is nothing to learn from."""
+    """Joins features with labels. Raises NothingToLearn when there is nothing to learn from."""
     features = newest_features(config.workspace)
-    labels, bad = resolved_labels(
-        read_annotations(config.workspace, [definition.name for definition in config.definitions]), config.definitions
-    )
+    content_keys = dict(zip(features["video_id"].to_pylist(), features["content_key"].to_pylist(), strict=True))
+    annotations = read_annotations(config.workspace, [definition.name for definition in config.definitions])
+    labels, bad = resolved_labels(annotations, config.definitions, content_keys)
     labelled = features.filter(pa.array(labelled_rows(labels, features["video_id"].to_pylist())))
     if not len(labelled):
-        raise InvalidInput(f"{config.workspace.root}: no video has both features and an answer; run `vidattr annotate` first")
+        raise NothingToLearn(
+            f"{config.workspace.root}: no video has both features and an answer about them; run `vidattr annotate` first"
+        )
     batch = labelled.combine_chunks().to_batches()[0]
     spec = infer_spec([batch])
     prepared = prepare(batch, spec)
@@ -155,10 +163,8 @@ def training_rows(config: DistillConfig) -> TrainingRows:
     usable = [ids[row] for row in prepared.rows.tolist()]
     silver = silver_set(config.definitions, labels, usable)
     if not silver.heads:
-        raise InvalidInput(f"{config.workspace.root}: nothing can be learned. {' '.join(silver.notes)}")
-    content_keys = dict(zip(ids, batch.column("content_key").to_pylist(), strict=True))
+        raise NothingToLearn(f"{config.workspace.root}: nothing can be learned. {' '.join(silver.notes)}")
     now, run_id = datetime.now(UTC), config.header.run_id
-    known = set(features["video_id"].to_pylist())
     failures = [
         Failure(ids[problem.row], STAGE, problem.kind, problem.message, failed_at=now, run_id=run_id)
         for problem in prepared.problems
@@ -166,7 +172,7 @@ def training_rows(config: DistillConfig) -> TrainingRows:
     failures += [
         Failure(each.video_id, STAGE, each.kind, each.message, each.attribute, failed_at=now, run_id=run_id)
         for each in (*bad, *silver.bad)
-        if each.video_id in known
+        if each.video_id in content_keys
     ]
     student_id = compute_student_id(
         config.definitions,
@@ -260,10 +266,11 @@ def distill(config: DistillConfig, rows: TrainingRows, timings: dict[str, float]
 
 
 def run(config: DistillConfig, beam_args: Sequence[str] = ()) -> RunRecord:
-    """Distils here, to the end, and returns the run's record; a student that exists already is kept and said to be reused.
+    """Distils here, to the end, and returns the run's record; an intact student that exists already is kept and said to be reused.
 
     Raises:
-        InvalidInput: nothing can be learned, or the Beam options name a runner on other machines.
+        NothingToLearn: there are too few answers.
+        InvalidInput: the Beam options name a runner on other machines.
     """
     check_place(config.workspace, ())
     if PipelineOptions(list(beam_args)).view_as(StandardOptions).runner not in LOCAL_RUNNERS:
@@ -271,9 +278,9 @@ def run(config: DistillConfig, beam_args: Sequence[str] = ()) -> RunRecord:
     began = time.monotonic()
     rows = training_rows(config)
     timings = {"read": round(time.monotonic() - began, 2)}
-    folder = student_folder(config.workspace, rows.student_id)
-    reused = storage.exists(storage.join(folder, CARD))
-    card = read_card(folder) if reused else distill(config, rows, timings, beam_args)
+    present = intact_card(student_folder(config.workspace, rows.student_id))
+    reused = present is not None
+    card = present or distill(config, rows, timings, beam_args)
     of_videos, of_pairs = counts(rows, len(config.definitions), reused)
     for name in ("annotated", "dead_lettered", "pending"):
         count(STAGE, name, getattr(of_videos, name))

@@ -45,6 +45,8 @@ __all__ = [
 
 STAGED = ("setup.py", "pyproject.toml", "README.md", "features", "pipelines")
 """What `setup.py sdist` needs."""
+ROWS_PER_FILE = 512
+"""Features files of a job: few and large, since the service retries by itself and every file is named in the run record."""
 EXPECTED = (ValueError, OSError, exceptions.GoogleAPICallError, DataflowJobAlreadyExistsError)
 """Errors that a sentence explains better than what was printed on the way."""
 
@@ -224,6 +226,7 @@ def _build(pipeline: beam.Pipeline, config: LaunchConfig) -> None:
                 encoders=EncoderConfig(weights=settings.weights, speech=settings.speech),
                 limits=settings.limits,
                 workers=settings.workers,
+                rows_per_file=ROWS_PER_FILE,
                 header=header,
             ),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from features import storage
 from features.errors import InvalidInput
 from features.workspace import new_run_id
+from pipelines.beam_args import FOR_A_JOB, option_name, refusal
 
 if TYPE_CHECKING:
     from features.attributes.definition import AttributeDefinition
@@ -45,10 +47,6 @@ _REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 _LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}(=[a-z0-9_-]{0,63})?")  # cloud.google.com/compute/docs/labeling-resources
 _JOB = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _MACHINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
-_SECRET_NAME = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"AIza[\w-]{30}|ya29\.|\bsk-[\w-]{16}|-----BEGIN|\bgh[pousr]_\w{20}")
-_NO_SECRETS = frozenset({"dataflow_kms_key"})
-"""Beam's own flags that sound like secrets and name a resource."""
 _OURS: Mapping[str, str] = {
     "runner": "it is DataflowRunner; for another runner, pass it to the stage itself: vidattr extract ... -- --runner=NAME",
     "dry_run": "write --dry-run before the --; Beam takes even --dry_run=False for true",
@@ -280,7 +278,7 @@ def options(config: LaunchConfig, setup_file: str | None = None) -> list[str]:
     Args:
         setup_file: another copy of setup.py than `config.setup_file`.
     """
-    given = {_name(argument) for argument in config.beam_args}
+    given = {option_name(argument) for argument in config.beam_args}
     single = {
         "runner": "DataflowRunner",
         "project": config.project,
@@ -318,10 +316,6 @@ def _plain(run_id: str) -> str:
     return re.sub(r"\.\d+z", "", run_id.lower())
 
 
-def _name(argument: str) -> str:
-    return argument.lstrip("-").partition("=")[0].replace("-", "_")
-
-
 def _form(name: str, value: str, rule: re.Pattern[str], kind: str, remedy: str) -> Check:
     if rule.fullmatch(value):
         return Check(name, "ok", f"{name} {value}")
@@ -350,7 +344,7 @@ def _stage_check(config: LaunchConfig) -> Check:
         return Check("stage", "ok", f"stage {config.stage}")
     if config.stage in HERE_ONLY:
         where = config.workspace if config.stage == "distill" else "FOLDER"
-        remedy = f"run it on one machine: vidattr {config.stage} --workspace {where} (docs/dataflow.md says how)"
+        remedy = f"run it on one machine: vidattr {config.stage} --workspace {shlex.quote(where)} (docs/dataflow.md says how)"
         return Check("stage", "failed", HERE_ONLY[config.stage], remedy)
     return Check("stage", "failed", f"{config.stage!r} is no stage", f"choose {' or '.join(LAUNCHABLE)}")
 
@@ -364,17 +358,9 @@ def _workers_check(config: LaunchConfig) -> Check:
 
 def _option_check(argument: str) -> Check:
     """Refuses what is no option, what `launch` sets itself, and what looks like a secret, whose value is not repeated."""
-    name = _name(argument)
-    names, value = argument.rsplit("=", 1) if "=" in argument else (argument, "")
-    if not argument.startswith("--") or not name:
-        shown = "an argument after --" if _SECRET_VALUE.search(argument) else repr(argument)
-        return Check("beam option", "failed", f"{shown} is no Beam option", "write --name=value")
-    if (name not in _NO_SECRETS and _SECRET_NAME.search(names)) or _SECRET_VALUE.search(value):
-        remedy = (
-            "a job's options are logged and shown in the console, so secrets travel by name: leave it out, and let the "
-            "workers' --service-account read it where it is kept"
-        )
-        return Check("beam option", "failed", f"--{name} looks like a secret", remedy)
+    name, refused = option_name(argument), refusal(argument, FOR_A_JOB)
+    if refused:
+        return Check("beam option", "failed", refused.sentence, refused.remedy)
     if name in _OURS:
         return Check("beam option", "failed", f"--{name} is set by launch", _OURS[name])
     return Check("beam option", "ok", argument)

@@ -1,7 +1,7 @@
 """Stage 5: annotations -> what is believed about every video -> the resolved table, the history and the online store.
 
-Reads the annotations of all runs, compares what they come to with what is stored, and writes the difference. Videos that the
-store did not take stay pending: their old values keep serving, and the next run goes on with them. So does one after a kill.
+Reads the annotations of all runs, compares what they come to with what is stored, and writes the difference. An answer about
+content that a video no longer has, by its newest features, is stale. Videos that the store did not take stay pending: their old values keep serving, and the next run goes on with them. So does one after a kill.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,7 @@ from features.serving.resolution import ABSENT, resolve
 from features.workspace import Workspace
 from pipelines import stopping
 from pipelines.counters import count
-from pipelines.io import CommitRun, ReadColumns, WriteTable, finish, to_batch
+from pipelines.io import CommitRun, IndexFeatures, ReadColumns, WriteTable, finish, to_batch
 from pipelines.options import RunHeader, check_place, make_pipeline
 
 STAGE = "materialize"
@@ -41,11 +41,13 @@ COLUMNS = (
     "source",
     "annotator",
     "answer_key",
+    "content_key",
     "teacher",
     "annotated_at",
     "run_id",
 )
 """What resolution looks at; rationales and costs stay on disk."""
+AHEAD = "the online store's row is from a clock a little ahead of this one: run again in five minutes"
 RESOLVED_COLUMNS = tuple(name for name in ResolvedAttribute.SCHEMA.names if name != "run_id")
 BATCH = 5000
 """Videos resolved and published together."""
@@ -115,6 +117,16 @@ def present_beliefs(texts: Iterable[str]) -> dict[str, ResolvedAttribute]:
     return {row["attribute"]: ResolvedAttribute(**{name: row[name] for name in RESOLVED_COLUMNS}) for row in newest}
 
 
+def current_content(indexed: Iterable[str]) -> str:
+    """The content key of the newest of `IndexFeatures`' entries about one video; empty where there is none."""
+    return str(max(map(json.loads, indexed), default=[0.0, "", ""])[2])
+
+
+def spoken_of(element: tuple[str, dict[str, Iterable[str]]]) -> bool:
+    """Whether anybody says or said something about a video; most have features only."""
+    return any(True for name in ("annotations", "resolved") for _ in element[1][name])
+
+
 def differs(before: ResolvedAttribute | None, after: ResolvedAttribute) -> bool:
     """Whether a belief changed, in the precision in which it is stored."""
 
@@ -148,11 +160,15 @@ class _Video:
 class PublishFn(beam.DoFn):
     """Resolves and publishes batches of videos; main output: RecordBatches of ResolvedAttribute.
 
+    Args:
+        config: of the stage.
+        as_of: a moment before the annotations are read.
+
     Tagged outputs: `failures` (RecordBatches of Failure), `tallies`.
     """
 
-    def __init__(self, config: MaterializeConfig) -> None:
-        self._config = config
+    def __init__(self, config: MaterializeConfig, as_of: datetime) -> None:
+        self._config, self._as_of = config, as_of
         self._away = ""
 
     def setup(self) -> None:
@@ -166,10 +182,10 @@ class PublishFn(beam.DoFn):
         videos = {video_id: video for video_id, groups in batch if (video := self._resolve(video_id, groups)) is not None}
         published = self._publish(videos)
         if published is None:
-            yield TaggedOutput("tallies", (f"detail/pending: {self._away}", len(videos)))
-            for video in videos.values():
-                yield from self._outcomes("pending", {"pending": len(video.rows)})
+            yield from self._pending(self._away, videos.values())
             return
+        if published.ahead:
+            yield from self._pending(AHEAD, [videos.pop(video_id) for video_id in published.ahead])
         settled = {*published.unchanged, *published.superseded}
         if published.superseded:
             yield TaggedOutput("tallies", ("detail/superseded", len(published.superseded)))
@@ -192,7 +208,8 @@ class PublishFn(beam.DoFn):
     def _resolve(self, video_id: str, groups: dict[str, Iterable[str]]) -> _Video | None:
         run_id, now = self._config.header.run_id, self._config.header.started_at
         before = present_beliefs(groups["resolved"])
-        resolved = resolve(annotations_of(groups["annotations"]), self._config.definitions, datetime.now(UTC))
+        content_keys = {video_id: current_content(groups["content"])}
+        resolved = resolve(annotations_of(groups["annotations"]), self._config.definitions, datetime.now(UTC), content_keys)
         rows = {row.attribute: row for row in resolved.rows}
         refused = {failure.attribute for failure in resolved.failures}
         for name in refused | {name for name, row in before.items() if row.source != ABSENT}:
@@ -216,15 +233,20 @@ class PublishFn(beam.DoFn):
         header = self._config.header
         rows = {video_id: video.rows for video_id, video in videos.items()}
         try:
-            return self._publisher.publish(*packed_rows(self._publisher.layout, rows, header.started_at), header.run_id)
+            return self._publisher.publish(*packed_rows(self._publisher.layout, rows, self._as_of), header.run_id)
         except Transient as error:
             self._away = str(error)
             logging.getLogger(__name__).error("%s: what is left stays pending, and its old values keep serving", error)
             return None
 
+    def _pending(self, why: str, videos: Collection[_Video]) -> Iterator[TaggedOutput]:
+        yield TaggedOutput("tallies", (f"detail/pending: {why}", len(videos)))
+        for video in videos:
+            yield from self._outcomes("pending", {"pending": len(video.rows)})
+
     @staticmethod
     def _outcomes(video: str, pairs: dict[str, int]) -> Iterator[TaggedOutput]:
-        count(STAGE, {"annotated": "done"}.get(video, video))
+        count(STAGE, video)
         yield TaggedOutput("tallies", (f"video/{video}", 1))
         for outcome, number in pairs.items():
             if number:
@@ -232,7 +254,8 @@ class PublishFn(beam.DoFn):
 
 
 def build(pipeline: beam.Pipeline, config: MaterializeConfig) -> None:
-    """Wires the stage."""
+    """Wires the stage. Called under MATERIALIZE_LOCK: what is read then is at least as new as anything that was published."""
+    as_of = datetime.now(UTC)
     workspace, run_id, names = config.workspace, config.header.run_id, config.names
     annotations = (
         pipeline
@@ -246,13 +269,18 @@ def build(pipeline: beam.Pipeline, config: MaterializeConfig) -> None:
         | "KeyBeliefs"
         >> beam.FlatMapTuple(lambda listed, batch: rows_by_video(names, listed, batch)).with_output_types(tuple[str, str])
     )
-    videos = {"annotations": annotations, "resolved": resolved} | "MatchVideos" >> beam.CoGroupByKey()
+    content = pipeline | "IndexFeatures" >> IndexFeatures(workspace)
+    videos = (
+        {"annotations": annotations, "resolved": resolved, "content": content}
+        | "MatchVideos" >> beam.CoGroupByKey()
+        | "SpokenOf" >> beam.Filter(spoken_of)
+    )
     entered = videos | "Enter" >> beam.FlatMap(lambda video: asked_pairs(names, video)).with_output_types(tuple[str, int])
     published = (
         videos
         | "Batch" >> beam.BatchElements(min_batch_size=BATCH, max_batch_size=BATCH)
         | "ResolveAndPublish"
-        >> beam.ParDo(PublishFn(config)).with_outputs("failures", "tallies", main="resolved").with_output_types(pa.RecordBatch)
+        >> beam.ParDo(PublishFn(config, as_of)).with_outputs("failures", "tallies", main="resolved").with_output_types(pa.RecordBatch)
     )
     written = (
         published.resolved | "WriteBeliefs" >> WriteTable(workspace, "resolved", run_id),
@@ -266,7 +294,7 @@ def run(config: MaterializeConfig, beam_args: Sequence[str] = ()) -> RunRecord:
 
     Raises:
         InvalidInput: the definitions are not what is registered, or the feature store is damaged.
-        Transient: another materialisation of this workspace is running.
+        Transient: another materialisation of this workspace is running, or its registration.
     """
     from features.attributes import views
 
@@ -277,10 +305,11 @@ def run(config: MaterializeConfig, beam_args: Sequence[str] = ()) -> RunRecord:
     if planned.refused or planned.changes_anything:
         what = " ".join(sentence for sentence in planned.sentences() if not sentence.startswith("Unchanged"))
         raise InvalidInput(f"the definitions are not what is registered ({what}): run `vidattr register` first")
-    registered = registry.apply(store, config.definitions, planned)  # an online store that was lost is created anew
+    # Creates an online store that was lost anew.
+    registered = registry.apply(store, config.definitions, planned, materialize_timeout_s=config.lock_timeout_s)
     registered.check_served()
     folder = str(store.repo_path)
-    with registry.exclusive(os.path.join(folder, ".materialize.lock"), config.lock_timeout_s, "materialisation"):
+    with registry.exclusive(os.path.join(folder, registry.MATERIALIZE_LOCK), config.lock_timeout_s, "materialisation"):
         views.prepare_offline(folder, registered)
         pipeline = make_pipeline(beam_args)
         build(pipeline, config)

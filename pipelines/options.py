@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,11 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from features.errors import InvalidInput
 from features.workspace import Workspace, new_run_id
+from pipelines.beam_args import check_beam_args
 
 LOCAL_RUNNERS = (None, "", "DirectRunner", "FnApiRunner")
+WITH_JOB_SERVER = ("PortableRunner", "FlinkRunner", "SparkRunner")
+"""Runners whose job servers know options that Beam here does not."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,29 @@ def library_versions(*names: str) -> dict[str, str]:
 
 
 def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
-    """The user's Beam options. Raises InvalidInput for one that Beam refuses, or something that is no option."""
-    for argument in beam_args:
-        if not argument.startswith("--"):
-            raise InvalidInput(f"{argument!r} is no Beam option: after --, write --name=value")
+    """The user's Beam options.
+
+    Raises:
+        InvalidInput: something is no option, looks like a secret, is refused by Beam, or is unknown to it.
+    """
+    check_beam_args(beam_args)
     try:
         options = PipelineOptions(list(beam_args))
         options.get_all_options()
     except SystemExit as error:
         raise InvalidInput(f"Beam refuses the options after --: {' '.join(beam_args)}") from error
+    if options.view_as(StandardOptions).runner not in WITH_JOB_SERVER:
+        refuse_unknown(options)
     return options
+
+
+def refuse_unknown(options: PipelineOptions) -> None:
+    """Raises InvalidInput for an option that Beam does not know, which it would leave out silently, with the nearest it knows."""
+    known = options.get_all_options()
+    unknown = options.get_all_options(drop_default=True, retain_unknown_options=True).keys() - known.keys()
+    if unknown:
+        near = difflib.get_close_matches(min(unknown), known, 1)
+        raise InvalidInput(f"Beam has no option --{min(unknown)}" + (f"; did you mean --{near[0]}?" if near else "; leave it out"))
 
 
 def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from features.attributes.definition import AttributeDefinition
 from features.attributes.golden import golden_annotations
 from features.attributes.loading import load_definitions
 from features.errors import InvalidInput
-from features.records import Annotation, RunRecord
+from features.records import Annotation, Failure, RunRecord, from_table
 from features.videos.manifest import ManifestReport, load_manifest
-from features.workspace import Workspace
+from features.workspace import Workspace, read_parquet
 from pipelines import stopping, terminal
+from pipelines.beam_args import check_beam_args
 from pipelines.configuration import Configuration, load_configuration
+
+if TYPE_CHECKING:
+    from pipelines.annotators import AnnotatorConfig
 
 STAGES = ("extract", "annotate", "distill", "score", "materialize")
 
@@ -46,9 +50,9 @@ class Project:
     golden_folder: str = ""
     online_store: str | None = None
     beam_args: tuple[str, ...] = ()
-    _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_beam_args(self.beam_args)
         # Beam warns of everything it guesses and logs, with a trace, every error that it then raises to us.
         logging.getLogger().setLevel(logging.ERROR)
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
@@ -113,23 +117,49 @@ class Project:
         with self._progress("extract", self.manifest.rows, quiet):
             return extract.run(config, self.beam_args)
 
-    def annotate(self, quiet: bool) -> RunRecord:
-        """Runs the second stage."""
-        from pipelines import annotate
+    @cached_property
+    def annotator_config(self) -> AnnotatorConfig:
+        """Who is asked. Raises InvalidInput for an unknown annotator, or one that lacks its recording."""
         from pipelines.annotators import AnnotatorConfig
 
         settings = self.configuration
+        return AnnotatorConfig(settings.annotator, settings.recording, self.call_log, weights=settings.weights)
+
+    def check(self) -> None:
+        """Reads everything that a whole run needs beside videos, so that a mistake costs no extraction.
+
+        Raises:
+            InvalidInput: a definition, the Golden Set, a setting, a Beam option or the recording is wrong.
+        """
+        from pipelines.annotators import build_annotator
+        from pipelines.options import beam_options
+
+        beam_options(self.beam_args)
+        if self.annotator_config.kind == "replay":
+            _ = build_annotator(self.annotator_config, self.workspace, store=False).identity  # reads the recording
+        _ = self.golden
+
+    def annotate(self, quiet: bool, without_failures_of: str = "") -> RunRecord:
+        """Runs the second stage.
+
+        Args:
+            quiet: show no progress.
+            without_failures_of: leave out the videos that this extract run did not get through.
+        """
+        from pipelines import annotate
+
         if self.videos:
             load_manifest(self.videos, self.roots)
         config = annotate.AnnotateConfig(
             self.workspace,
             self.asked,
-            AnnotatorConfig(settings.annotator, settings.recording, self.call_log, weights=settings.weights),
+            self.annotator_config,
             self.golden,
             self.videos,
             self.roots,
-            settings.in_flight,
-            self._header("annotate"),
+            self.configuration.in_flight,
+            header=self._header("annotate"),
+            without_failures_of=without_failures_of,
         )
         with self._progress("annotate", 0, quiet):
             return annotate.run(config, self.beam_args)
@@ -161,8 +191,9 @@ class Project:
             return materialize.run(config, self.beam_args)
 
     def _header(self, stage: str) -> Any:
-        from pipelines.options import RunHeader, library_versions
+        from pipelines.options import RunHeader, beam_options, library_versions
 
+        beam_options(self.beam_args)
         arguments = {"feature_repo": os.path.abspath(self.feature_repo), "videos": self.videos, "beam": list(self.beam_args)}
         return RunHeader(arguments={name: value for name, value in arguments.items() if value}, versions=library_versions())
 
@@ -178,14 +209,36 @@ def dead_letter_kinds(record: RunRecord) -> dict[str, int]:
     return {name[5:]: number for name, number in record.details.items() if name.startswith("kind/")}
 
 
+def dead_letters(workspace: Workspace, records: Sequence[RunRecord]) -> Iterator[Failure]:
+    """The dead letters that these runs wrote, and no others."""
+    for relative in dict.fromkeys(path for record in records for path in record.files.get("failures", ())):
+        yield from from_table(read_parquet(workspace.path(relative)), Failure)
+
+
+def pending_reasons(record: RunRecord) -> list[str]:
+    """Why a run left something undone, a sentence each; its other remarks too."""
+    said = []
+    for name, number in record.details.items():
+        if name.startswith("detail/pending: "):
+            said.append(f"{record.stage}: {number} left pending: {name.removeprefix('detail/pending: ')}")
+        elif name.startswith("detail/"):
+            said.append(f"{record.stage}: {name.removeprefix('detail/')}: {number}")
+    return said
+
+
 def exit_code(record: RunRecord) -> int:
-    """0 when anything was done, 1 when everything became a dead letter, 130 when it was stopped."""
+    """0 when something was done, 130 when it was stopped, and 1 when nothing was: all dead-lettered, or all left pending.
+
+    Materialisation is also a failure when a part is pending, since the online store then serves old values.
+    """
     if stopping.requested():
         return 130
-    return int(record.counts.into > 0 and record.counts.dead_lettered == record.counts.into)
+    counts = record.counts
+    if record.stage == "materialize" and counts.pending:
+        return 1
+    return int(counts.into > 0 and counts.annotated == 0)
 
 
-def json_counts(record: RunRecord) -> Mapping[str, Any]:
-    """`counts` and `pair_counts` of a record for a JSON document."""
-    document = record.as_dict()
-    return {"counts": document["counts"], "pair_counts": document["pair_counts"]}
+def newest(records: Sequence[RunRecord]) -> RunRecord:
+    """The run that ended last. Ids sort by start, so the last stage of a whole run would come after the run itself."""
+    return max(records, key=lambda record: (record.finished_at, record.stage == "run"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 import tempfile
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,46 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
 
 
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def clean(text: object, kept: str = "\n\t") -> str:
+    """`text` with every character that would command a terminal instead of being shown written out, as `\\x1b`.
+
+    Titles, ids and paths come from strangers. Written out are control characters (C0, C1 and delete), those that turn the
+    direction of writing, and halves of surrogate pairs, which no terminal can encode.
+
+    Args:
+        text: anything; its `str` is taken.
+        kept: control characters that stay.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if (unicodedata.category(character) in ("Cc", "Cs") and character not in kept) or character in _BIDI
+        else character
+        for character in str(text)
+    )
+
+
+def plain(text: object) -> Text:
+    """Text for rich that is neither markup nor a command to the terminal; everything that is shown to a person goes through it."""
+    return Text(clean(text))
+
+
+def command(words: str, *places: str, **options: str) -> str:
+    """A command to copy into a shell: `command("get", "v 1", workspace="w")` -> `vidattr get 'v 1' --workspace w`.
+
+    Args:
+        words: of `vidattr`, written by us.
+        places: positional arguments, quoted where a shell would read more into them.
+        options: their values, quoted too; empty ones are left out.
+    """
+    named = [word for name, value in options.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+    split = any(place.startswith("-") for place in places)
+    quoted = [*named, "--", *places] if split else [*places, *named]
+    return " ".join(["vidattr", words, *map(shlex.quote, quoted)])
+
+
 def emit(document: Mapping[str, Any]) -> None:
     """Prints the one JSON document of a `--json` run."""
     sys.stdout.write(json.dumps(document, indent=1, default=str, allow_nan=False) + "\n")
@@ -33,22 +75,34 @@ def emit(document: Mapping[str, Any]) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> None:
     """Prints a table; cells are plain text, never markup, since titles and paths come from strangers."""
-    grid = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    grid = Table(
+        title=plain(title) if title else None,
+        title_justify="left",
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for number, column in enumerate(columns):
         grid.add_column(column, justify="right" if number in right else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
+        grid.add_row(*map(plain, row))
     out.print(grid)
 
 
 def say(sentence: str) -> None:
     """One line for a person, on standard output."""
-    out.print(Text(sentence), soft_wrap=True)
+    out.print(plain(sentence), soft_wrap=True)
 
 
-def next_command(command: str) -> None:
+def tell(sentence: str) -> None:
+    """One line for a person, on standard error."""
+    sys.stderr.write(f"{clean(sentence)}\n")
+
+
+def next_command(line: str) -> None:
     """The command that a person most likely wants now."""
-    out.print(Text.assemble("\nNext: ", (command, "bold")), soft_wrap=True)
+    out.print(Text.assemble("\nNext: ", (clean(line, kept=""), "bold")), soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -68,7 +122,7 @@ def progress(stage: str, total: int, counts: Callable[[], Mapping[str, int]], qu
 
     def line() -> str:
         now = counts()
-        done = sum(now.get(name, 0) for name in ("annotated", "reused", "dead_lettered", "pending"))
+        done = sum(now.get(name, 0) for name in ("annotated", "done", "reused", "dead_lettered", "pending"))
         elapsed = time.monotonic() - began
         words = [f"{done} of {total}" if total else f"{done} done", f"{now.get('dead_lettered', 0)} failed", f"{elapsed:.0f} s"]
         if total and 0 < done < total:
@@ -77,12 +131,12 @@ def progress(stage: str, total: int, counts: Callable[[], Mapping[str, int]], qu
 
     def watch() -> None:
         if err.is_terminal:
-            with err.status(Text(line())) as status:
+            with err.status(plain(line())) as status:
                 while not ended.wait(0.25):
-                    status.update(Text(line()))
+                    status.update(plain(line()))
         else:
             while not ended.wait(15):
-                err.print(Text(line()), soft_wrap=True)
+                err.print(plain(line()), soft_wrap=True)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -91,7 +145,7 @@ def progress(stage: str, total: int, counts: Callable[[], Mapping[str, int]], qu
     finally:
         ended.set()
         watcher.join()
-        err.print(Text(line()), soft_wrap=True)
+        err.print(plain(line()), soft_wrap=True)
 
 
 @contextlib.contextmanager

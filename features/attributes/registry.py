@@ -40,6 +40,8 @@ RESERVED = frozenset({JOIN_KEY, PACKED_COLUMN, "event_timestamp", "created"})
 NUMBER_TYPE = "Float32"
 MARKER = "registered.json"
 LOCK = ".register.lock"
+MATERIALIZE_LOCK = ".materialize.lock"
+"""Whoever rewrites files of the history holds it. It is taken before LOCK where both are held, so that nobody waits in a circle."""
 REDIS_PASSWORD = "VIDATTR_REDIS_PASSWORD"
 
 Layout = tuple[tuple[str, str], ...]
@@ -269,8 +271,9 @@ def apply(
     *,
     retire: bool = False,
     lock_timeout_s: float = 60.0,
+    materialize_timeout_s: float = 60.0,
 ) -> Registration:
-    """Carries out a plan, under a lock that all processes of this workspace share, and returns the new state.
+    """Carries out a plan, under locks that all processes of this workspace share, and returns the new state.
 
     A plan that changes nothing is carried out as well: it creates what the online store lacks, such as a lost file.
 
@@ -280,15 +283,19 @@ def apply(
         planned: as shown to the user; what happens is what it says, or nothing.
         retire: the user has confirmed that attributes without a definition are withdrawn.
         lock_timeout_s: how long to wait for another registration.
+        materialize_timeout_s: how long to wait for a materialisation, which rewrites the same files of the history.
 
     Raises:
         InvalidInput: the plan has refusals or unconfirmed withdrawals, or the registry changed since it was made.
-        Transient: another registration holds the lock all the time.
+        Transient: another registration, or a materialisation, holds its lock all the time.
     """
     from features.attributes import views
 
     folder = str(store.repo_path)
-    with exclusive(os.path.join(folder, LOCK), lock_timeout_s, "registration"):
+    with (
+        exclusive(os.path.join(folder, MATERIALIZE_LOCK), materialize_timeout_s, "materialisation"),
+        exclusive(os.path.join(folder, LOCK), lock_timeout_s, "registration"),
+    ):
         check_registry_file(folder)
         registered = registered_attributes(store)
         now_planned = plan(registered, definitions)

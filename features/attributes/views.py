@@ -26,6 +26,7 @@ from features.attributes.definition import AttributeDefinition
 from features.attributes.registry import (
     ENTITY,
     JOIN_KEY,
+    MATERIALIZE_LOCK,
     OFFLINE_BASE,
     OFFLINE_FOLDER,
     PACKED_COLUMN,
@@ -34,6 +35,7 @@ from features.attributes.registry import (
     RegisteredAttribute,
     Registration,
     columns_of,
+    exclusive,
     next_registration,
     plan,
     registered_attributes,
@@ -135,7 +137,10 @@ def offline_schema(registered: Registration) -> pa.Schema:
 
 
 def register(store: FeatureStore, registered: Registration) -> None:
-    """Writes the state to the registry, the packed view first: killed in between, it is seen as incomplete and mended."""
+    """Writes the state to the registry, the packed view first: killed in between, it is seen as incomplete and mended.
+
+    Called under MATERIALIZE_LOCK, see `prepare_offline`.
+    """
     folder = str(store.repo_path)
     prepare_offline(folder, registered)
     store.apply([entity(), packed_view(registered, folder)])
@@ -146,7 +151,8 @@ def prepare_offline(folder: str, registered: Registration) -> None:
     """Makes the history readable before its first row and after every change of its columns.
 
     Readers take a folder's columns from its first file and want them in all of them, so files that lack a new column are
-    rewritten with nulls in it, each whole or not at all.
+    rewritten with nulls in it, each whole or not at all. Called under MATERIALIZE_LOCK: a file that a compaction replaces
+    between being read and being rewritten here would lose what was merged into it.
     """
     history = offline_folder(folder)
     os.makedirs(history, exist_ok=True)
@@ -160,7 +166,7 @@ def prepare_offline(folder: str, registered: Registration) -> None:
         columns = [
             rows[each.name].cast(each.type) if each.name in present.names else pa.nulls(len(rows), each.type) for each in schema
         ]
-        partial = os.path.join(folder, f".partial-{name}")
+        partial = os.path.join(folder, f".partial-{os.getpid()}-{name}")
         pq.write_table(pa.Table.from_arrays(columns, schema=schema), partial)
         os.replace(partial, path)
 
@@ -177,6 +183,7 @@ def objects_for_apply(
 
     Raises:
         InvalidInput: `vidattr register` would refuse them too, or asks for a confirmation that Feast cannot give.
+        Transient: a materialisation of this workspace is running.
     """
     registered = registered_attributes(store)
     planned = plan(registered, definitions)
@@ -185,5 +192,6 @@ def objects_for_apply(
     if planned.retired:
         raise InvalidInput(f"{', '.join(planned.retired)}: no longer defined; withdraw with `vidattr register --retire`")
     after = next_registration(registered, definitions)
-    prepare_offline(folder, after)
+    with exclusive(os.path.join(folder, MATERIALIZE_LOCK), 60.0, "materialisation"):
+        prepare_offline(folder, after)
     return entity(), packed_view(after, folder), wide_view(after, folder)

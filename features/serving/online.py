@@ -5,6 +5,7 @@ Reads the packed view only. Feast does not enforce an age online, so it is check
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 REFRESH_S = 60.0
 """How long a registration is believed before it is read again."""
+RETRY_S = REFRESH_S / 6
+"""How long after a registration that could not be read the next attempt is made."""
 CLOCK_SLACK_S = 300.0
 
 
@@ -38,7 +41,7 @@ class AttributeTable:
         attributes: names, a.
         values: float32 (n, a), `AttributeDefinition.number`; NaN where absent.
         present: bool (n, a); somebody trusted says so.
-        stale: bool (n, a); present, but too old or the answer to an older definition.
+        stale: bool (n, a); present, but too old, the answer to an older definition, or about content that has changed since.
         sources: uint8 (n, a), position in `features.serving.packed.SOURCES`; 0 where absent.
         annotated_at: int64 (n, a), seconds since 1970; 0 where absent or unknown.
         unreadable: how many of the videos have a damaged row, which reads as absent.
@@ -79,7 +82,6 @@ class _Known:
     layout: PackedLayout
     older: tuple[PackedLayout, ...]
     definitions: NDArray[np.uint32]
-    read_at: float
 
 
 class OnlineAttributes:
@@ -105,11 +107,12 @@ class OnlineAttributes:
         self._max_age, self._clock = max_age, clock
         self._threads = threading.local()
         self._lock = threading.Lock()
-        self._known = self._read_registration()
+        self._failing = False
+        self.refresh()
 
     @property
     def registration(self) -> Registration:
-        """What is registered, at most a minute old."""
+        """What is registered, at most a minute old; older while it cannot be read."""
         return self._current().registration
 
     def _read_registration(self) -> _Known:
@@ -121,18 +124,37 @@ class OnlineAttributes:
             layout,
             tuple(PackedLayout.of(older) for older in registration.layouts),
             np.array([definition_code(attribute.definition_hash) for attribute in registration.attributes], np.uint32),
-            self._clock(),
         )
 
+    def _due(self) -> bool:
+        return abs(self._clock() - self._asked_at) > (RETRY_S if self._failing else REFRESH_S)
+
     def _current(self) -> _Known:
-        if abs(self._clock() - self._known.read_at) > REFRESH_S:
-            self.refresh()
+        """What is known, read again when it is time; what served until now goes on serving while that fails."""
+        if self._due():
+            with self._lock:
+                if self._due():
+                    self._try_again()
         return self._known
 
+    def _try_again(self) -> None:
+        try:
+            self._read()
+        except Exception as error:  # whatever the registry's own backend raises as well
+            if not self._failing:
+                logging.getLogger(__name__).warning(
+                    "the registration cannot be read (%s: %s); serving goes on with the one read before", type(error).__name__, error
+                )
+            self._failing, self._asked_at = True, self._clock()
+
+    def _read(self) -> None:
+        self._known = self._read_registration()
+        self._failing, self._asked_at = False, self._clock()
+
     def refresh(self) -> None:
-        """Reads the registration again now rather than within a minute."""
+        """Reads the registration again now rather than within a minute. Raises InvalidInput when there is none to serve."""
         with self._lock:
-            self._known = self._read_registration()
+            self._read()
 
     def _rows(self) -> OnlineRows:
         rows: OnlineRows | None = getattr(self._threads, "rows", None)

@@ -4,7 +4,8 @@
     bytes 8-12   CRC-32 of everything after it
     bytes 12-20  when the annotations behind this row were read, microseconds since 1970, int64
     then         number float32[n], annotated_at uint32[n] (seconds since 1970), definition uint32[n] (first four bytes of the
-                 definition_hash), source uint8[n] (position in SOURCES, 0 absent)
+                 definition_hash, or 0: stale when it was written, about content or a definition that had changed by then),
+                 source uint8[n] (position in SOURCES, 0 absent)
 
 All little-endian. A row written under an older layout stays readable: attributes are matched by name and signature. A row
 that is cut, altered or of an unknown layout is absent and counted, never a number.
@@ -33,8 +34,8 @@ BODY_FROM = 20
 
 
 def definition_code(definition_hash: str) -> int:
-    """The first four bytes of a definition_hash as an unsigned number; 0 for none."""
-    return int(definition_hash[:8] or "0", 16)
+    """The first four bytes of a definition_hash as an unsigned number, 1 where those are zero; 0 for none."""
+    return (int(definition_hash[:8], 16) or 1) if definition_hash else 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class PackedRows:
     Attributes:
         values: float32 (n, a), NaN where absent.
         annotated_at: uint32 (n, a), seconds since 1970.
-        definition: uint32 (n, a), see `definition_code`.
+        definition: uint32 (n, a), see `definition_code`; 0 where the answer was stale when it was written.
         source: uint8 (n, a), position in SOURCES; 0 where absent.
         as_of: int64 (n,), microseconds since 1970; -1 where there is no readable row.
         unreadable: how many rows were there but damaged or of an unknown layout.

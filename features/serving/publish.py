@@ -2,12 +2,14 @@
 
 Only rows that say something new are written. Event timestamps strictly increase for each video, by at least a second: sqlite
 keeps whole seconds, and Redis through Feast skips what is older or equal. Which of two writers knows more is decided by when
-each read the annotations (`as_of`, inside the packed row), never by when it came to write. Nothing counts as written before it
-has been read back equal.
+each began to read the annotations (`as_of`, inside the packed row), never by when it came to write. An `as_of` that is yet to
+come decides nothing, since a clock that was ahead once would outlast every correction: by more than CLOCK_SLACK the row is
+replaced, by less it is left alone until its time has come. Nothing counts as written before it has been read back equal.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +35,7 @@ from features.attributes.registry import (
 from features.errors import Permanent, Transient
 from features.records import ResolvedAttribute, digest
 from features.serving.packed import BODY_FROM, LAYOUT_BYTES, SOURCE_CODES, SOURCES, PackedLayout, PackedRows, definition_code
+from features.serving.resolution import CLOCK_SLACK
 from features.serving.rows import NewRows, NumberColumn, OnlineRows, TextColumn, open_rows
 
 if TYPE_CHECKING:
@@ -46,20 +49,27 @@ BATCH = 5000
 
 @dataclass(frozen=True)
 class Published:
-    """What became of the videos of one call; the three are disjoint and together all of them.
+    """What became of the videos of one call; the four are disjoint and together all of them.
 
     Attributes:
         written: in the store now, read back equal.
         unchanged: the store said the same already; not touched.
         superseded: the store holds a row of somebody who read the annotations later; not touched.
+        ahead: the store's row says that it was read moments from now; not touched, and to be tried again after CLOCK_SLACK.
     """
 
     written: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
     superseded: tuple[str, ...] = ()
+    ahead: tuple[str, ...] = ()
 
     def __add__(self, other: Published) -> Published:
-        return Published(self.written + other.written, self.unchanged + other.unchanged, self.superseded + other.superseded)
+        return Published(
+            self.written + other.written,
+            self.unchanged + other.unchanged,
+            self.superseded + other.superseded,
+            self.ahead + other.ahead,
+        )
 
 
 def packed_rows(
@@ -70,7 +80,9 @@ def packed_rows(
     Args:
         layout: which attributes, in which order.
         videos: rows by video id and attribute, as `resolution.by_video` gives them; a missing one is absent.
-        as_of: when the annotations behind them were read.
+        as_of: from when on the annotations behind them were read: nothing older is missing.
+
+    A stale row gets the definition code 0, so that readers flag it whatever made it stale.
 
     Raises:
         Permanent: kind `not_a_number`, a number that is not finite. Resolution refuses them; this is the last gate.
@@ -88,7 +100,7 @@ def packed_rows(
                 raise Permanent(f"{video_id}, {name}: {row.number} is not a finite number and is not served", "not_a_number")
             rows.values[at, column] = row.number
             rows.source[at, column] = SOURCE_CODES[row.source]
-            rows.definition[at, column] = definition_code(row.definition_hash)
+            rows.definition[at, column] = 0 if row.stale else definition_code(row.definition_hash)
             rows.annotated_at[at, column] = int(row.annotated_at.timestamp()) if row.annotated_at else 0
     return video_ids, rows
 
@@ -160,22 +172,32 @@ class Publisher:
             stored = self._online.stamped(video_ids)
             blobs = [blob for blob, _ in stored]
             newest = self.layout.decode_many(blobs, self._older).as_of
+            now = self._clock()
+            to_come = newest > now * 1e6
+            unbelievable = newest > (now + CLOCK_SLACK.total_seconds()) * 1e6
             nothing = (rows.source.max(axis=1, initial=0) == 0).tolist()
             unchanged: list[int] = []
             superseded: list[int] = []
+            ahead: list[int] = []
             wanted: list[int] = []
             for at, (blob, mine) in enumerate(zip(blobs, packed, strict=True)):
                 if (blob is None and nothing[at]) or (blob is not None and _says_the_same(blob, mine)):
                     unchanged.append(at)
-                elif newest[at] > rows.as_of[at]:
-                    superseded.append(at)
+                elif newest[at] > rows.as_of[at] and not unbelievable[at]:
+                    (ahead if to_come[at] else superseded).append(at)
                 else:
                     wanted.append(at)
+            if doubtful := int(np.count_nonzero(unbelievable[wanted])):
+                logging.getLogger(__name__).warning(
+                    "%d rows in the online store say that they were read in the future (%s among them): a clock was ahead; "
+                    "they are replaced",
+                    doubtful,
+                    next(video_ids[at] for at in wanted if unbelievable[at]),
+                )
             if wanted:
-                now = int(self._clock())
                 fresh = NewRows(
                     video_ids=[video_ids[at] for at in wanted],
-                    stamps=[max(now, stored[at][1] + 1) for at in wanted],
+                    stamps=[max(int(now), stored[at][1] + 1) for at in wanted],
                     packed=[packed[at] for at in wanted],
                     columns=self._columns(rows, wanted),
                     replaces=[stored[at][1] > 0 for at in wanted],
@@ -191,6 +213,7 @@ class Publisher:
             written=tuple(video_ids[at] for at in wanted) + tuple(sorted(same & sent)),
             unchanged=tuple(sorted(same - sent)),
             superseded=tuple(video_ids[at] for at in superseded),
+            ahead=tuple(video_ids[at] for at in ahead),
         )
 
     def _check_written(self, fresh: NewRows) -> None:
@@ -257,7 +280,7 @@ class Publisher:
 
 
 def compact_history(folder: str, max_bytes: int = FULL_FILE_BYTES) -> None:
-    """Merges the history's files into one, up to a size, while nobody publishes.
+    """Merges the history's files into one, up to a size, under MATERIALIZE_LOCK and while nobody publishes.
 
     Feast's file store reads a file as a partition, and its joins fail on partitions without a match. Readers see the rows all
     the time: the merged file is there before its parts go, and a row that is there twice is one row to them.
@@ -277,7 +300,7 @@ def compact_history(folder: str, max_bytes: int = FULL_FILE_BYTES) -> None:
     rows = pa.concat_tables([pq.ParquetFile(part).read() for part in parts], promote_options="default")
     keys = rows.select([JOIN_KEY, "event_timestamp"]).append_column("at", pa.array(np.arange(len(rows))))
     first = keys.group_by([JOIN_KEY, "event_timestamp"]).aggregate([("at", "min")])["at_min"]
-    partial = os.path.join(folder, f".partial-{OFFLINE_BASE}")
+    partial = os.path.join(folder, f".partial-{os.getpid()}-{OFFLINE_BASE}")
     pq.write_table(rows.take(first.combine_chunks().sort()), partial, compression="zstd")
     os.replace(partial, base)
     for part in parts:

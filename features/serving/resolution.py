@@ -82,11 +82,24 @@ def _tie(annotation: Annotation) -> tuple[str, ...]:
     return annotation.value or "", probability, annotation.annotator, annotation.definition_hash, annotation.run_id
 
 
-def believed(annotations: Sequence[Annotation], definition: AttributeDefinition) -> list[Annotation]:
-    """The opinions about one attribute of one video, the one to believe first, one for each source and definition version.
+def outdated(annotation: Annotation, definition: AttributeDefinition, content_key: str = "") -> bool:
+    """Whether an opinion answers another version of the definition, or is about content that the video no longer has.
+
+    Args:
+        annotation: without a content key of its own (gold, adjudicated) it is about whatever the content is now.
+        definition: the current one.
+        content_key: of the video's newest features; empty where nobody knows, and then no content is older.
+    """
+    if annotation.definition_hash != definition.definition_hash:
+        return True
+    return bool(annotation.content_key and content_key) and annotation.content_key != content_key
+
+
+def believed(annotations: Sequence[Annotation], definition: AttributeDefinition, content_key: str = "") -> list[Annotation]:
+    """The opinions about one attribute of one video, the one to believe first, one for each source, outdated ones apart.
 
     Within a source the latest speaks; a retraction silences what its source said up to then. What answers the current
-    definition comes before whatever answers an older one.
+    definition about the current content comes before whatever is `outdated`.
     """
     silent_until: dict[float, tuple[datetime, str]] = {}
     for each in annotations:
@@ -98,19 +111,26 @@ def believed(annotations: Sequence[Annotation], definition: AttributeDefinition)
         trust = rank(each.source, each.teacher)
         if each.value is None or (trust in silent_until and _when(each) <= silent_until[trust]):
             continue
-        key = (each.definition_hash != definition.definition_hash, trust)
+        key = (outdated(each, definition, content_key), trust)
         if key not in latest or (_when(each), _tie(each)) > (_when(latest[key]), _tie(latest[key])):
             latest[key] = each
     return [latest[key] for key in sorted(latest)]
 
 
-def resolve(annotations: Iterable[Annotation], definitions: Iterable[AttributeDefinition], now: datetime | None = None) -> Resolved:
+def resolve(
+    annotations: Iterable[Annotation],
+    definitions: Iterable[AttributeDefinition],
+    now: datetime | None = None,
+    content_keys: Mapping[str, str] | None = None,
+) -> Resolved:
     """What to believe about every (video, attribute) in `annotations`; what is said about other attributes is left out.
 
     Args:
         annotations: in any order, of any number of videos.
         definitions: the current ones.
         now: answers from later than this (and some slack) are refused; None accepts all.
+        content_keys: `Video.content_key` of each video's newest features; an answer about other content is stale, and counts
+            only while nothing current speaks.
     """
     wanted = {definition.name: definition for definition in definitions}
     groups: dict[tuple[str, str], list[Annotation]] = {}
@@ -129,7 +149,7 @@ def resolve(annotations: Iterable[Annotation], definitions: Iterable[AttributeDe
             failures.append(_failure(each, error, now))
     rows = []
     for (video_id, attribute), group in sorted(groups.items()):
-        row, refused = _resolve_one(video_id, wanted[attribute], group, now)
+        row, refused = _resolve_one(video_id, wanted[attribute], group, now, (content_keys or {}).get(video_id, ""))
         rows.append(row)
         failures += refused
     failures.sort(key=lambda failure: (failure.video_id, failure.attribute, failure.kind, failure.message))
@@ -137,10 +157,10 @@ def resolve(annotations: Iterable[Annotation], definitions: Iterable[AttributeDe
 
 
 def _resolve_one(
-    video_id: str, definition: AttributeDefinition, group: Sequence[Annotation], now: datetime | None
+    video_id: str, definition: AttributeDefinition, group: Sequence[Annotation], now: datetime | None, content_key: str
 ) -> tuple[ResolvedAttribute, list[Failure]]:
     failures = []
-    for each in believed(group, definition):
+    for each in believed(group, definition, content_key):
         try:
             number = checked_number(definition, each)
         except Permanent as error:
@@ -156,7 +176,7 @@ def _resolve_one(
                 probability=each.probability,
                 definition_hash=each.definition_hash,
                 annotated_at=each.annotated_at,
-                stale=each.definition_hash != definition.definition_hash,
+                stale=outdated(each, definition, content_key),
                 annotator=each.annotator,
             ),
             failures,

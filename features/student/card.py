@@ -91,6 +91,18 @@ def read_card(folder: str) -> StudentCard:
         raise InvalidInput(f"{name}: not a student's card ({error}); run `vidattr distill` again") from error
 
 
+def intact_card(folder: str) -> StudentCard | None:
+    """The card of a student whose files are all there as it says, and which its folder is named after; else None."""
+    if not storage.exists(storage.join(folder, CARD)):
+        return None
+    try:
+        card = read_card(folder)
+        whole = all(digest(storage.read_bytes(storage.join(folder, name))) == known for name, known in card.files.items())
+    except (InvalidInput, FileNotFoundError):
+        return None
+    return card if whole and card.files and card.student_id == folder.rstrip("/").rpartition("/")[2] else None
+
+
 def student_folder(workspace: Workspace, student_id: str) -> str:
     """Where a student of this workspace lies."""
     return workspace.path(FOLDER, student_id)

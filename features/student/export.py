@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ import tensorflow as tf
 
 from features import storage
 from features.records import digest
-from features.student.card import CARD, StudentCard, student_folder
+from features.student.card import CARD, StudentCard, intact_card, student_folder
 from features.student.inputs import FLOAT_INPUTS, WORD_INPUTS
 from features.student.labels import Head
 from features.student.model import activations
@@ -77,20 +78,27 @@ def save_student(transform: Any, network: keras.Model, card: StudentCard, folder
 def publish_student(transform: Any, network: keras.Model, card: StudentCard, workspace: Workspace) -> StudentCard:
     """Saves a student into its workspace, whole or not at all: the folder is renamed into place, on gs:// the card comes last.
 
-    Returns the card as written.
+    One that is there and intact stays, whoever may be loading it: equal ids mean the same student. What is damaged is replaced.
+
+    Returns the card as it stands in the workspace.
     """
     final = student_folder(workspace, card.student_id)
     if storage.is_gcs(final):
         with tempfile.TemporaryDirectory() as parent:
             local = os.path.join(parent, "student")
             card = save_student(transform, network, card, local)
+            if present := intact_card(final):
+                return present
             _upload({relative: os.path.join(local, relative) for relative in (*card.files, CARD)}, final)
         return card
     os.makedirs(os.path.dirname(final), exist_ok=True)
     parent = tempfile.mkdtemp(prefix=".partial-", dir=os.path.dirname(final))
     try:
         card = save_student(transform, network, card, os.path.join(parent, "student"))
-        shutil.rmtree(final, ignore_errors=True)
+        if present := intact_card(final):
+            return present
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(final, os.path.join(parent, "damaged"))
         os.rename(os.path.join(parent, "student"), final)
     finally:
         shutil.rmtree(parent, ignore_errors=True)

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from features.errors import InvalidInput
-from features.records import Annotation, Counts, Failure, RunRecord
+from features.attributes.registry import exclusive
+from features.errors import InvalidInput, Transient
+from features.records import Annotation, Counts, Failure, RunRecord, to_table
 from features.workspace import Workspace
 from pipelines import annotate, stopping
 from pipelines.annotate import AnnotateConfig
@@ -97,6 +98,52 @@ def test_what_is_not_answered_becomes_one_dead_letter_a_pair(with_features: Make
     letters = sorted((row.video_id, row.attribute, row.kind, row.stage) for row in workspace.rows(Failure))
     assert letters == [(v, a, "not_recorded", "annotate") for v, a in (("v1", "calm"), ("v2", "calm"), ("v2", "funny"))]
     assert record.details == {"kind/not_recorded": 3}
+
+
+def test_what_was_refused_is_not_paid_for_again_unless_asked_or_changed(with_features: Make, log: pathlib.Path) -> None:
+    workspace = with_features("v0", "v1")
+    answers = {("v0", "funny"): "true", ("v0", "calm"): "false"}
+    first = annotate.run(config(workspace, log, answers=answers))
+    again = annotate.run(config(workspace, log))
+    assert first.counts == Counts(2, 1, 1, 0) and again.counts == Counts(2, 1, 1, 0, 1)
+    assert again.pair_counts == Counts(4, 2, 2, 0, 2) and len(calls(log)) == 4
+    assert sorted(row.attempts for row in workspace.rows(Failure)) == [0, 0, 1, 1]
+    annotate.run(config(workspace, log, retry_failed=True))
+    assert len(calls(log)) == 6
+    annotate.run(config(workspace, log, replace(FUNNY, question="Is it truly funny?"), CALM))
+    assert sorted(calls(log)[6:]) == [("v0", "funny"), ("v1", "funny")]
+
+
+def test_videos_that_extraction_did_not_get_through_this_time_are_left_out(with_features: Make, log: pathlib.Path) -> None:
+    workspace = with_features("v0", "v1")
+    letters = [
+        Failure("v0", "extract", "missing", "gone", run_id="this-run"),
+        Failure("v1", "extract", "missing", "gone", run_id="other"),
+    ]
+    now = datetime.now(UTC)
+    file = workspace.write_table("failures", "this-run", to_table(letters, Failure))
+    workspace.commit(RunRecord("this-run", "extract", now, now, files={"failures": [file]}))
+    record = annotate.run(config(workspace, log, without_failures_of="this-run"))
+    assert record.counts == Counts(1, 1, 0, 0) and {video for video, _ in calls(log)} == {"v1"}
+    assert annotate.run(config(workspace, log)).counts.into == 2
+
+
+def test_two_annotations_of_one_workspace_do_not_pay_twice(with_features: Make, log: pathlib.Path) -> None:
+    workspace = with_features("v0")
+    with exclusive(workspace.local_path(".annotate.lock"), 1, "annotation"):
+        with pytest.raises(Transient, match=r"another annotation has held .*run again when it is done"):
+            annotate.run(config(workspace, log, lock_timeout_s=0.1))
+    assert calls(log) == []
+
+
+def test_an_answer_from_a_clock_that_was_ahead_is_not_the_newest_for_ever(with_features: Make, log: pathlib.Path) -> None:
+    workspace = with_features("v0")
+    future = datetime.now(UTC) + timedelta(days=365)
+    row = Annotation("v0", "funny", "h", "false", 0.1, "", "llm", "replay", "another-key", annotated_at=future)
+    file = workspace.write_table("annotations", "ahead", to_table([row], Annotation))
+    workspace.commit(RunRecord("ahead", "annotate", future, future, files={"annotations": [file]}))
+    annotate.run(config(workspace, log))
+    assert annotate.run(config(workspace, log)).counts == Counts(1, 1, 0, 0, 1), "the second run finds the first one's answers"
 
 
 def test_only_the_videos_of_a_manifest_are_asked(with_features: Make, log: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import pathlib
 from collections import Counter
 from datetime import UTC, datetime
@@ -142,3 +143,9 @@ def test_real_ratings_of_adverts(shared_data: pathlib.Path, tmp_path: pathlib.Pa
     for each in (found[0], found[9]):
         assert each.probability == pytest.approx(share[each.video_id]["1"] / share[each.video_id].total())
     assert 2700 < len(found) <= 2776
+
+
+def test_an_edited_definition_gives_gold_a_new_key_so_that_it_is_written_again() -> None:
+    other = dataclasses.replace(CALM, definition="Calm is very calm.")
+    (before,), (after,) = (aggregate([Rating("v", "calm", "r", "true")], [definition], NOW) for definition in (CALM, other))
+    assert before.answer_key != after.answer_key and after.definition_hash == other.definition_hash
