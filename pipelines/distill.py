@@ -266,7 +266,7 @@ def distill(config: DistillConfig, rows: TrainingRows, timings: dict[str, float]
 
 
 def run(config: DistillConfig, beam_args: Sequence[str] = ()) -> RunRecord:
-    """Distils here, to the end, and returns the run's record; an intact student that exists already is kept and said to be reused.
+    """Distils here, to the end, and returns the run's record; an intact student that is there already is kept and reused.
 
     Raises:
         NothingToLearn: there are too few answers.

@@ -1,7 +1,8 @@
 """Stage 5: annotations -> what is believed about every video -> the resolved table, the history and the online store.
 
 Reads the annotations of all runs, compares what they come to with what is stored, and writes the difference. An answer about
-content that a video no longer has, by its newest features, is stale. Videos that the store did not take stay pending: their old values keep serving, and the next run goes on with them. So does one after a kill.
+content that a video no longer has, by its newest features, is stale. Videos that the store did not take stay pending: their old
+values keep serving, and the next run goes on with them. So does one after a kill.
 """
 
 from __future__ import annotations
@@ -280,7 +281,9 @@ def build(pipeline: beam.Pipeline, config: MaterializeConfig) -> None:
         videos
         | "Batch" >> beam.BatchElements(min_batch_size=BATCH, max_batch_size=BATCH)
         | "ResolveAndPublish"
-        >> beam.ParDo(PublishFn(config, as_of)).with_outputs("failures", "tallies", main="resolved").with_output_types(pa.RecordBatch)
+        >> beam.ParDo(PublishFn(config, as_of))
+        .with_outputs("failures", "tallies", main="resolved")
+        .with_output_types(pa.RecordBatch)
     )
     written = (
         published.resolved | "WriteBeliefs" >> WriteTable(workspace, "resolved", run_id),

@@ -41,7 +41,7 @@ NUMBER_TYPE = "Float32"
 MARKER = "registered.json"
 LOCK = ".register.lock"
 MATERIALIZE_LOCK = ".materialize.lock"
-"""Whoever rewrites files of the history holds it. It is taken before LOCK where both are held, so that nobody waits in a circle."""
+"""Whoever rewrites files of the history holds it. Where both are held it is taken before LOCK: nobody waits in a circle."""
 REDIS_PASSWORD = "VIDATTR_REDIS_PASSWORD"
 
 Layout = tuple[tuple[str, str], ...]

@@ -143,7 +143,9 @@ class OnlineAttributes:
         except Exception as error:  # whatever the registry's own backend raises as well
             if not self._failing:
                 logging.getLogger(__name__).warning(
-                    "the registration cannot be read (%s: %s); serving goes on with the one read before", type(error).__name__, error
+                    "the registration cannot be read (%s: %s); serving goes on with the one read before",
+                    type(error).__name__,
+                    error,
                 )
             self._failing, self._asked_at = True, self._clock()
 
