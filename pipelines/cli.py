@@ -7,8 +7,10 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import typer
+from typer import rich_utils
 
 import features  # noqa: F401  (sets what must be set before tensorflow and onnxruntime are imported)
 from features.errors import VidattrError
@@ -25,6 +27,8 @@ app = typer.Typer(
     "Start with [bold]vidattr sample DIR[/bold], then [bold]vidattr run --videos DIR/manifest.jsonl[/bold].",
 )
 
+UsageError: type[Any] = typer.BadParameter.__mro__[1]
+"""Typer's base of all mistakes in a command line, which it exports under no name of its own."""
 BEAM_STEP = re.compile(r" \[while running '[^']*'\]$")
 """What Beam appends to the message of an error that it hands on."""
 
@@ -53,9 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
     try:
         with terminal.chatter_aside() if arguments is None else contextlib.nullcontext():
-            app(args=words)
+            code = _invoke(words, as_json)
+        sys.exit(code)
     except VidattrError as error:
-        _tell(str(error), type(error).__name__, as_json)
+        _tell(BEAM_STEP.sub("", str(error)), type(error).__name__, as_json)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _tell("interrupted; what was written stays, run the same command again to go on", "Interrupted", as_json)
@@ -65,17 +70,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except Exception as error:
         traceback.print_exc()
-        _tell(
-            f"{type(error).__name__}: {error}. This is a fault in vidattr, not in your input: please report it.", "Fault", as_json
-        )
+        what = f"{type(error).__name__}: {BEAM_STEP.sub('', str(error))}"
+        _tell(f"{what}. This is a fault in vidattr, not in your input: please report it.", "Fault", as_json)
         sys.exit(1)
 
 
+def _invoke(words: list[str], as_json: bool) -> int:
+    """Runs a command and gives its exit code; a mistake in the command line itself is told here, with the usage."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("vidattr", words) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return int(ended.exit_code)
+    except typer.Abort:
+        _tell("aborted", "Aborted", as_json)
+        return 1
+    except UsageError as error:
+        if as_json:
+            terminal.emit({"error": {"kind": "InvalidInput", "message": error.format_message()}})
+        rich_utils.rich_format_error(error)
+        return int(error.exit_code)
+    return 0
+
+
 def _tell(message: str, kind: str, as_json: bool) -> None:
-    message = BEAM_STEP.sub("", message)
     if as_json:
         terminal.emit({"error": {"kind": kind, "message": message}})
-    sys.stderr.write(f"vidattr: {message}\n")
+    terminal.tell(f"vidattr: {message}")
 
 
 if __name__ == "__main__":

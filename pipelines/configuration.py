@@ -69,7 +69,8 @@ def load_configuration(workspace: Workspace, **flags: Any) -> Configuration:
         except yaml.YAMLError as error:
             raise InvalidInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     chosen = {name: value for name, value in flags.items() if value is not None}
-    return dataclasses.replace(_filled(Configuration, settings, path, ""), **chosen)
+    configured: Configuration = _filled(Configuration, settings, path, "")
+    return dataclasses.replace(configured, **chosen)
 
 
 def _filled(kind: Any, settings: Any, path: str, prefix: str) -> Any:

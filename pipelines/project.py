@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,8 +23,6 @@ from pipelines.configuration import Configuration, load_configuration
 
 if TYPE_CHECKING:
     from pipelines.annotators import AnnotatorConfig
-
-STAGES = ("extract", "annotate", "distill", "score", "materialize")
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,9 @@ class Project:
 
     def __post_init__(self) -> None:
         check_beam_args(self.beam_args)
-        # Beam warns of everything it guesses and logs, with a trace, every error that it then raises to us.
-        logging.getLogger().setLevel(logging.ERROR)
+        # Libraries warn of everything they guess; Beam logs, with a trace, every error that it then raises to us.
+        for name in ("absl", "tensorflow", "feast", "google"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
     @cached_property
@@ -112,7 +111,7 @@ class Project:
             EncoderConfig(weights=settings.weights, speech=settings.speech),
             settings.limits,
             settings.workers,
-            self._header("extract"),
+            header=self._header("extract"),
         )
         with self._progress("extract", self.manifest.rows, quiet):
             return extract.run(config, self.beam_args)
@@ -139,12 +138,13 @@ class Project:
             _ = build_annotator(self.annotator_config, self.workspace, store=False).identity  # reads the recording
         _ = self.golden
 
-    def annotate(self, quiet: bool, without_failures_of: str = "") -> RunRecord:
+    def annotate(self, quiet: bool, without_failures_of: str = "", retry_failed: bool = False) -> RunRecord:
         """Runs the second stage.
 
         Args:
             quiet: show no progress.
             without_failures_of: leave out the videos that this extract run did not get through.
+            retry_failed: ask again what was refused before although nothing about it changed.
         """
         from pipelines import annotate
 
@@ -159,6 +159,7 @@ class Project:
             self.roots,
             self.configuration.in_flight,
             header=self._header("annotate"),
+            retry_failed=retry_failed,
             without_failures_of=without_failures_of,
         )
         with self._progress("annotate", 0, quiet):
@@ -216,14 +217,13 @@ def dead_letters(workspace: Workspace, records: Sequence[RunRecord]) -> Iterator
 
 
 def pending_reasons(record: RunRecord) -> list[str]:
-    """Why a run left something undone, a sentence each; its other remarks too."""
-    said = []
-    for name, number in record.details.items():
-        if name.startswith("detail/pending: "):
-            said.append(f"{record.stage}: {number} left pending: {name.removeprefix('detail/pending: ')}")
-        elif name.startswith("detail/"):
-            said.append(f"{record.stage}: {name.removeprefix('detail/')}: {number}")
-    return said
+    """Why a run left something undone, a sentence each."""
+    mark = "detail/pending: "
+    return [
+        f"{record.stage}: {number} pending: {name.removeprefix(mark)}"
+        for name, number in record.details.items()
+        if name.startswith(mark)
+    ]
 
 
 def exit_code(record: RunRecord) -> int:

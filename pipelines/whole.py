@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from features.errors import InvalidInput
-from features.records import Counts, Failure, RunRecord
-from pipelines import stopping
-from pipelines.project import Project, dead_letter_kinds
+from features.errors import NothingToLearn, Transient
+from features.records import Counts, RunRecord
+from pipelines import stopping, terminal
+from pipelines.project import Project, dead_letter_kinds, dead_letters, exit_code, pending_reasons
 
 
 @dataclass(frozen=True)
@@ -23,33 +23,42 @@ class WholeRun:
         stages: the records of the stages that ran, in order.
         report: path of the HTML report.
         next_command: what to type now.
+        exit_code: 0 when every stage that had something to do did it; see `pipelines.project.exit_code`.
     """
 
     record: RunRecord
     stages: tuple[RunRecord, ...]
     report: str
     next_command: str
+    exit_code: int = 0
 
 
 def combined_counts(extract: RunRecord, annotate: RunRecord | None, attributes: int) -> tuple[Counts, Counts]:
-    """Counts of the whole run in videos and in pairs: a video that did not decode takes its pairs with it."""
-    lost, unseen = extract.counts.dead_lettered, extract.counts.pending
+    """Counts of the whole run in videos and in pairs: a video that never reached the annotator takes its pairs with it.
+
+    What was lost on the way is what `annotate` did not see, so the law of counts holds whatever it saw: fewer videos than were
+    extracted (the rest is pending), or more (their features are older than this run).
+    """
+    into = extract.counts.into
     asked = annotate.counts if annotate else Counts(extract.counts.annotated, 0, 0, extract.counts.annotated)
+    unseen = max(0, into - asked.into)
+    lost = min(extract.counts.dead_lettered, unseen)
+    waiting = unseen - lost
     pairs = annotate and annotate.pair_counts
     pairs = pairs or Counts(asked.into * attributes, 0, 0, asked.into * attributes)
     return (
         Counts(
-            extract.counts.into,
+            asked.into + unseen,
             asked.annotated,
             asked.dead_lettered + lost,
-            asked.pending + unseen,
+            asked.pending + waiting,
             min(asked.reused, extract.counts.reused),
         ),
         Counts(
-            pairs.into + (lost + unseen) * attributes,
+            pairs.into + unseen * attributes,
             pairs.annotated,
             pairs.dead_lettered + lost * attributes,
-            pairs.pending + unseen * attributes,
+            pairs.pending + waiting * attributes,
             pairs.reused,
         ),
     )
@@ -61,18 +70,20 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
     A stage that has nothing to work on is left out and said so; so is everything after a stop.
 
     Raises:
-        InvalidInput: the manifest, a definition or the workspace is wrong; nothing was done then.
+        InvalidInput: the manifest, a definition, the Golden Set, a setting, the recording, a Beam option or the workspace is
+            wrong; nothing was done then.
     """
     from pipelines import registration
     from pipelines.io import peak_memory_bytes
-    from pipelines.options import RunHeader, beam_options, library_versions
+    from pipelines.options import RunHeader, library_versions
     from pipelines.report import collect, write_report
 
     began, header = datetime.now(UTC), RunHeader(versions=library_versions("tensorflow", "feast", "av"))
-    project.workspace.local_path("feast")
+    workspace = project.workspace
+    workspace.local_path("feast")
     settings, definitions, manifest = project.configuration, project.asked, project.manifest
-    beam_options(project.beam_args)
-    project.workspace.check_writable()
+    project.check()
+    workspace.check_writable()
     for note in manifest.notes:
         say(note)
     timings: dict[str, float] = {}
@@ -87,23 +98,37 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
             stages.append(result)
         return result
 
-    plan = timed(
-        "register", lambda: registration.register(project.workspace, project.definitions, settings.online_store, retire=False)
-    )
+    def tell(sentence: str) -> None:
+        notes.append(sentence)
+        say(sentence)
+
+    plan = timed("register", lambda: registration.register(workspace, project.definitions, settings.online_store, retire=False))
     for sentence in plan.sentences():
         say(sentence)
     extract = timed("extract", lambda: project.extract(retry_failed, quiet))
-    annotate = None
+    annotate, online = None, True
     if extract.counts.annotated and not stopping.requested():
-        annotate = timed("annotate", lambda: project.annotate(quiet))
+        annotate = timed("annotate", lambda: project.annotate(quiet, extract.run_id, retry_failed))
     if annotate and annotate.counts.annotated and not stopping.requested():
         try:
             timed("distill", lambda: project.distill(quiet))
-            timed("score", lambda: project.score(quiet))
-        except InvalidInput as error:
-            notes.append(f"No student was trained: {error}")
-            say(notes[-1])
-        timed("materialize", lambda: project.materialize(quiet))
+        except NothingToLearn as error:
+            tell(f"No student was trained: {error}")
+        else:
+            if not stopping.requested():
+                timed("score", lambda: project.score(quiet))
+        if not stopping.requested():
+            try:
+                timed("materialize", lambda: project.materialize(quiet))
+            except Transient as error:
+                online = False
+                tell(f"The online store was not written and serves what it had: {error}")
+    for stage in stages:
+        for sentence in pending_reasons(stage):
+            say(sentence)
+    waiting = sum(stage.counts.pending for stage in stages if stage.stage == "materialize")
+    if waiting:
+        tell(f"{waiting} videos are not in the online store yet, which serves their old values.")
 
     counts, pair_counts = combined_counts(extract, annotate, len(definitions))
     kinds: dict[str, int] = {}
@@ -128,10 +153,23 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
         peak_memory_bytes=peak_memory_bytes(),
         details={**kinds, "notes": notes, "attributes": [definition.name for definition in definitions]},
     )
-    project.workspace.commit(record)
-    lost = {letter.video_id for letter in project.workspace.rows(Failure) if letter.stage == "extract"}
-    example = next((video.video_id for video in manifest.videos if video.video_id not in lost), "VIDEO_ID")
-    follow = f"vidattr get {example} --workspace {project.workspace_path}"
-    report = project.workspace.path("reports", f"{record.run_id}.html")
-    write_report(report, collect(project.workspace, record, stages, definitions, next_command=follow))
-    return WholeRun(record, tuple(stages), report, follow)
+    workspace.commit(record)
+    code = max(exit_code(each) for each in (record, *stages)) if online else max(1, exit_code(record))
+    follow = _next(project, record, extract, online and not waiting)
+    report = workspace.path("reports", f"{record.run_id}.html")
+    write_report(report, collect(workspace, record, stages, definitions, next_command=follow))
+    return WholeRun(record, tuple(stages), report, follow, code)
+
+
+def _next(project: Project, record: RunRecord, extract: RunRecord, online: bool) -> str:
+    """What a person most likely wants after a run: the rest of it, its dead letters, or the attributes of one video."""
+    place = project.workspace_path
+    if stopping.requested():
+        return terminal.command("run", videos=project.videos, workspace=place)
+    if not record.counts.annotated:
+        return terminal.command("runs show", record.run_id, workspace=place)
+    if not online:
+        return terminal.command("materialize", workspace=place)
+    lost = {letter.video_id for letter in dead_letters(project.workspace, [extract])}
+    example = next((video.video_id for video in project.manifest.videos if video.video_id not in lost), "VIDEO_ID")
+    return terminal.command("get", example, workspace=place)

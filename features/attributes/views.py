@@ -172,7 +172,7 @@ def prepare_offline(folder: str, registered: Registration) -> None:
 
 
 def objects_for_apply(
-    store: FeatureStore, folder: str, definitions: Sequence[AttributeDefinition]
+    store: FeatureStore, folder: str, definitions: Sequence[AttributeDefinition], lock_timeout_s: float = 60.0
 ) -> tuple[Entity, FeatureView, FeatureView]:
     """What `feast apply` may register for these definitions, for those who use plain Feast: entity, packed view, wide view.
 
@@ -180,6 +180,7 @@ def objects_for_apply(
         store: where the present state is registered.
         folder: absolute, WORKSPACE/feast.
         definitions: all of them.
+        lock_timeout_s: how long to wait for a materialisation.
 
     Raises:
         InvalidInput: `vidattr register` would refuse them too, or asks for a confirmation that Feast cannot give.
@@ -192,6 +193,6 @@ def objects_for_apply(
     if planned.retired:
         raise InvalidInput(f"{', '.join(planned.retired)}: no longer defined; withdraw with `vidattr register --retire`")
     after = next_registration(registered, definitions)
-    with exclusive(os.path.join(folder, MATERIALIZE_LOCK), 60.0, "materialisation"):
+    with exclusive(os.path.join(folder, MATERIALIZE_LOCK), lock_timeout_s, "materialisation"):
         prepare_offline(folder, after)
     return entity(), packed_view(after, folder), wide_view(after, folder)

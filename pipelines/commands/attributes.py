@@ -29,7 +29,7 @@ def check(feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO, as_json: Json = Fals
         [[d.name, d.value_signature, d.stage, d.owner, labels[d.name], d.definition_hash[:8]] for d in definitions],
         right=[4],
     )
-    terminal.next_command("vidattr register")
+    terminal.next_command(terminal.command("register", feature_repo=_other(feature_repo)))
 
 
 @app.command()
@@ -55,7 +55,7 @@ def new(
         terminal.emit({"path": path})
         return
     terminal.say(f"Wrote {path}: open it and say what counts and what does not.")
-    terminal.next_command(f"vidattr attributes try {path} --videos MANIFEST")
+    terminal.next_command(terminal.command("attributes try", path, videos="MANIFEST"))
 
 
 @app.command()
@@ -112,6 +112,11 @@ def try_out(
     )
     terminal.say(f"\nFrames and reasons: {trial['report']}")
     terminal.next_command("vidattr register && vidattr annotate")
+
+
+def _other(feature_repo: str) -> str:
+    """A feature repository that the next command must be told; empty for the one it looks for itself."""
+    return "" if feature_repo == DEFAULT_FEATURE_REPO else feature_repo
 
 
 def _document(definition: object) -> dict[str, object]:

@@ -126,7 +126,7 @@ def launch(
     document |= {"job_id": job.job_id, "console_url": job.console_url, "follow": job.follow}
     if not as_json:
         terminal.say(f"\nJob {job.job_id} is started and goes on without this machine: {job.console_url}")
-    code, show_run = 0, f"vidattr runs show {config.run_id} --workspace {config.workspace}"
+    code, show_run = 0, terminal.command("runs show", config.run_id, workspace=config.workspace)
     if wait:
         from pipelines.project import exit_code
 
@@ -134,7 +134,7 @@ def launch(
             record = launching.wait(job, Workspace(config.workspace))
             document["record"], code = record.as_dict(), exit_code(record)
         except KeyboardInterrupt:
-            sys.stderr.write(f"vidattr: no longer waiting; job {job.job_id} goes on\n")
+            terminal.tell(f"vidattr: no longer waiting; job {job.job_id} goes on")
             document["interrupted"], code = True, 130
     if as_json:
         terminal.emit(document)

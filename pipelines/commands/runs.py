@@ -16,6 +16,7 @@ def list_runs(workspace: WorkspacePath = DEFAULT_WORKSPACE, as_json: Json = Fals
     """All runs, oldest first."""
     from features.workspace import Workspace
     from pipelines import terminal
+    from pipelines.project import newest
 
     records = Workspace(workspace).runs()
     if as_json:
@@ -23,7 +24,7 @@ def list_runs(workspace: WorkspacePath = DEFAULT_WORKSPACE, as_json: Json = Fals
         return
     if not records:
         terminal.say(f"No run in {workspace} yet.")
-        terminal.next_command(f"vidattr run --videos MANIFEST --workspace {workspace}")
+        terminal.next_command(terminal.command("run", videos="MANIFEST", workspace=workspace))
         return
     rows = []
     for record in records:
@@ -44,7 +45,7 @@ def list_runs(workspace: WorkspacePath = DEFAULT_WORKSPACE, as_json: Json = Fals
     terminal.table(
         "", ["run", "stage", "seconds", "in", "done", "reused", "dead-lettered", "pending", "$"], rows, right=range(2, 9)
     )
-    terminal.next_command(f"vidattr runs show {records[-1].run_id} --workspace {workspace}")
+    terminal.next_command(terminal.command("runs show", newest(records).run_id, workspace=workspace))
 
 
 @app.command()
@@ -55,20 +56,21 @@ def show(
 ) -> None:
     """One run: arguments, versions, counts, timings, and its dead letters."""
     from features.errors import InvalidInput
-    from features.records import Failure
     from features.workspace import Workspace
     from pipelines import terminal
+    from pipelines.project import dead_letters, newest
 
     place = Workspace(workspace)
     records = place.runs()
-    found = records[-1:] if run_id == "last" else [record for record in records if record.run_id.startswith(run_id)]
+    found = [record for record in records if record.run_id.startswith(run_id)]
+    if run_id == "last" and records:
+        found = [newest(records)]
     if len(found) != 1:
-        raise InvalidInput(
-            f"{run_id!r} names {len(found) or 'no'} run{'s' if len(found) != 1 else ''} in {workspace}: see `vidattr runs list`"
-        )
+        see = terminal.command("runs list", workspace=workspace)
+        raise InvalidInput(f"{run_id!r} names {len(found) or 'no'} run{'s' if len(found) != 1 else ''} in {workspace}: see `{see}`")
     record = found[0]
     mine = {record.run_id, *record.arguments.get("stages", ())}
-    letters = [letter for letter in place.rows(Failure) if letter.run_id in mine]
+    letters = list(dead_letters(place, [each for each in records if each.run_id in mine]))
     if as_json:
         terminal.emit({**record.as_dict(), "dead_letters": [vars(letter) for letter in letters]})
         return

@@ -35,9 +35,9 @@ def register(
         terminal.say(sentence)
     if dry_run:
         terminal.say("Nothing was changed (--dry-run).")
-        terminal.next_command(f"vidattr register --workspace {workspace}")
+        terminal.next_command(terminal.command("register", workspace=workspace))
     else:
-        terminal.next_command(f"vidattr annotate --workspace {workspace}")
+        terminal.next_command(terminal.command("annotate", workspace=workspace))
 
 
 def get(
@@ -58,7 +58,8 @@ def get(
 
     project = Project(workspace, online_store=online_store)
     if not storage.exists(project.workspace.local_path("feast", "registry.db")):
-        raise InvalidInput(f"{workspace}: no feature store here; run `vidattr run --videos MANIFEST --workspace {workspace}` first")
+        first = terminal.command("run", videos="MANIFEST", workspace=workspace)
+        raise InvalidInput(f"{workspace}: no feature store here; run `{first}` first")
     settings = project.configuration
     age = timedelta(days=settings.max_age_days) if settings.max_age_days else None
     online = OnlineAttributes(project.workspace, age, settings.online_store)
@@ -68,7 +69,8 @@ def get(
     else:
         rows = [row_of(video_id, name, cell) for video_id, cells in found.items() for name, cell in cells.items()]
         terminal.table("", ["video", "attribute", "value", "", "source", "annotated (UTC)", ""], rows, right=[2])
+        runs = terminal.command("runs list", workspace=workspace)
         for video_id, cells in found.items():
             if not any(cell["present"] for cell in cells.values()):
-                terminal.say(f"{video_id}: nothing online; was it in a run of this workspace? See `vidattr runs list`.")
+                terminal.say(f"{video_id}: nothing online; was it in a run of this workspace? See `{runs}`.")
     raise typer.Exit(0 if all(any(cell["present"] for cell in cells.values()) for cells in found.values()) else 1)

@@ -45,7 +45,7 @@ def extract(
     from pipelines.project import Project
 
     project = Project(workspace, videos=videos, roots=tuple(root or ()), beam_args=tuple(beam_args or ()))
-    _end(lambda quiet: project.extract(retry_failed, quiet), as_json, f"vidattr annotate --workspace {workspace}")
+    _end(lambda quiet: project.extract(retry_failed, quiet), as_json, workspace, "annotate")
 
 
 def annotate(
@@ -58,6 +58,7 @@ def annotate(
     attribute: OnlyAttributes = None,
     annotator: AnnotatorKind = None,
     recording: Recording = "",
+    retry_failed: RetryFailed = False,
     call_log: CallLog = "",
     golden: Golden = "",
     as_json: Json = False,
@@ -78,7 +79,7 @@ def annotate(
         golden_folder=golden,
         beam_args=tuple(beam_args or ()),
     )
-    _end(project.annotate, as_json, f"vidattr distill --workspace {workspace}")
+    _end(lambda quiet: project.annotate(quiet, retry_failed=retry_failed), as_json, workspace, "distill")
 
 
 def distill(
@@ -91,7 +92,7 @@ def distill(
     from pipelines.project import Project
 
     project = Project(workspace, feature_repo=feature_repo, beam_args=tuple(beam_args or ()))
-    _end(project.distill, as_json, f"vidattr score --workspace {workspace}")
+    _end(project.distill, as_json, workspace, "score")
 
 
 def score(
@@ -104,7 +105,7 @@ def score(
     from pipelines.project import Project
 
     project = Project(workspace, feature_repo=feature_repo, beam_args=tuple(beam_args or ()))
-    _end(project.score, as_json, f"vidattr materialize --workspace {workspace}")
+    _end(project.score, as_json, workspace, "materialize")
 
 
 def materialize(
@@ -118,12 +119,13 @@ def materialize(
     from pipelines.project import Project
 
     project = Project(workspace, feature_repo=feature_repo, online_store=online_store, beam_args=tuple(beam_args or ()))
-    _end(project.materialize, as_json, f"vidattr get VIDEO_ID --workspace {workspace}")
+    _end(project.materialize, as_json, workspace, "get", "VIDEO_ID")
 
 
-def _end(stage: Callable[[bool], RunRecord], as_json: bool, next_command: str) -> None:
+def _end(stage: Callable[[bool], RunRecord], as_json: bool, workspace: str, after: str, *places: str) -> None:
+    """Runs a stage, shows what came of it and the command `after` it, and exits with its code."""
     from pipelines import stopping, terminal
-    from pipelines.project import dead_letter_kinds, exit_code
+    from pipelines.project import dead_letter_kinds, exit_code, pending_reasons
 
     with stopping.on_interrupt():
         record = stage(as_json)
@@ -136,6 +138,10 @@ def _end(stage: Callable[[bool], RunRecord], as_json: bool, next_command: str) -
         terminal.table("", ["", "in", "done", "of which reused", "dead-lettered", "pending"], rows, right=range(1, 6))
         for kind, number in dead_letter_kinds(record).items():
             terminal.say(f"  dead letters of kind {kind}: {number}")
+        for sentence in pending_reasons(record):
+            terminal.say(f"  {sentence}")
         terminal.say(f"run {record.run_id}, {record.timings.get('total', 0):.1f} s")
-        terminal.next_command(next_command)
+        if exit_code(record) == 1:
+            after, places = "runs show", (record.run_id,)
+        terminal.next_command(terminal.command(after, *places, workspace=workspace))
     raise typer.Exit(exit_code(record))

@@ -38,7 +38,7 @@ def check(
             terminal.say(sentence)
         terminal.say(f"{len(report.videos)} of {report.rows} rows can be used.")
         if not wrong:
-            terminal.next_command(f"vidattr run --videos {videos}")
+            terminal.next_command(terminal.command("run", videos=videos))
     raise typer.Exit(2 if wrong else 0)
 
 
@@ -63,4 +63,4 @@ def sample(
         terminal.emit(vars(report))
     else:
         terminal.say(f"{report.count} videos in {report.folder}, the truth about them in {report.truth}")
-        terminal.next_command(f"vidattr run --videos {report.manifest}")
+        terminal.next_command(terminal.command("run", videos=report.manifest))

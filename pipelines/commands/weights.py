@@ -27,7 +27,7 @@ def install(names: Names = None, as_json: Json = False) -> None:
 
     def show(name: str, step: str) -> None:
         if not as_json:
-            terminal.err.print(f"{name:<8}{step}", markup=False)
+            terminal.tell(f"{name:<8}{step}")
 
     folder = weights.install(names, show)
     if as_json:

@@ -43,7 +43,7 @@ def run(
     Run it again at any time: what is done is not done again. Ctrl-C stops cleanly and leaves the rest pending.
     """
     from pipelines import stopping, terminal
-    from pipelines.project import Project, exit_code
+    from pipelines.project import Project
     from pipelines.whole import run_all
 
     project = Project(
@@ -86,7 +86,7 @@ def run(
         terminal.say("")
         terminal.table(
             "",
-            ["stage", "seconds", "in", "done", "reused", "dead-lettered"],
+            ["stage", "seconds", "in", "done", "of which reused", "dead-lettered", "pending"],
             [
                 [
                     stage.stage,
@@ -95,13 +95,14 @@ def run(
                     stage.counts.annotated,
                     stage.counts.reused,
                     stage.counts.dead_lettered,
+                    stage.counts.pending,
                 ]
                 for stage in whole.stages
             ],
-            right=range(1, 6),
+            right=range(1, 7),
         )
         memory = record.peak_memory_bytes / 2**30
         terminal.say(f"\n{record.timings['total']:.0f} s, peak memory {memory:.1f} GiB, cost ${record.cost_usd:.2f}")
         terminal.say(f"Report: {whole.report}")
         terminal.next_command(whole.next_command)
-    raise typer.Exit(exit_code(record))
+    raise typer.Exit(whole.exit_code)

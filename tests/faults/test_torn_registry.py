@@ -116,6 +116,20 @@ def test_a_registry_torn_under_a_running_process_is_not_overwritten(served: path
         registry.apply(store, [FUNNY, TONE, define("cozy")], planned)
 
 
+@pytest.mark.parametrize("keep", [0, 4096])
+def test_a_registry_torn_under_a_running_reader_does_not_stop_what_served(
+    served: pathlib.Path, tmp_path: pathlib.Path, keep: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(served, tmp_path / "workspace")
+    now = [1000.0]
+    reader = OnlineAttributes(str(tmp_path / "workspace"), clock=lambda: now[0])
+    os.truncate(tmp_path / "workspace/feast/registry.db", keep)
+    for _ in range(2):
+        now[0] += 61
+        assert reader.get(["v"]).row("v") == {"funny": 1.0}
+    assert ["cannot be read" in record.getMessage() for record in caplog.records].count(True) == 1, "and it is said once"
+
+
 def test_views_that_somebody_deleted_are_noticed(served: pathlib.Path, tmp_path: pathlib.Path) -> None:
     shutil.copytree(served, tmp_path / "workspace")
     store = registry.open_store(str(tmp_path / "workspace"))

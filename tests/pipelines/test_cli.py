@@ -73,6 +73,8 @@ def test_help_needs_nothing_heavy(repo_root: pathlib.Path) -> None:
         (("attributes", "try", "{folder}/none.yaml", "--videos", "{manifest}"), r"none\.yaml"),
         (("score", "--workspace", "{folder}/nothing"), "vidattr distill"),
         (("distill", "--workspace", "{folder}/nothing"), "vidattr extract"),
+        (("run", "--videos", "{manifest}", "--", "--nonsense=3"), "no option --nonsense"),
+        (("extract", "--videos", "{manifest}", "--", "--direct_num_worker=3"), "did you mean --direct_num_workers"),
         (("materialize", "--workspace", "{folder}/nothing"), "vidattr register"),
     ],
 )
@@ -175,6 +177,46 @@ def test_doctor_finds_this_machine_fit(vidattr: Run, tmp_path: pathlib.Path, wei
 def test_a_wrong_flag_is_said_without_a_trace(vidattr: Run) -> None:
     outcome = vidattr("run", "--vidoes", "x")
     assert outcome.exit_code == 2 and "--videos" in outcome.err and "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("run", "--json"), "Missing option '--videos'"),
+        (("get", "--json"), "Missing argument 'VIDEO_ID...'"),
+        (("runs", "show", "--json"), "Missing argument"),
+        (("run", "--json", "--vidoes", "x"), "No such option: --vidoes"),
+        (("frobnicate", "--json"), "No such command 'frobnicate'"),
+        (("sample", "x", "--count", "many", "--json"), "Invalid value for '--count'"),
+        (("--json",), "No such option: --json"),
+    ],
+)
+def test_a_mistake_in_the_command_line_is_one_json_document(vidattr: Run, words: tuple[str, ...], sentence: str) -> None:
+    outcome = vidattr(*words)
+    assert outcome.exit_code == 2 and sentence in outcome.document["error"]["message"]
+    assert "Usage: vidattr" in outcome.err and "Traceback" not in outcome.err
+    assert vidattr(*(word for word in words if word != "--json")).out == "" or words == ("--json",)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"), [((), "vidattr sample DIR"), (("runs",), "One run: arguments"), (("run", "--help"), "--videos")]
+)
+def test_a_command_without_arguments_explains_itself(vidattr: Run, words: tuple[str, ...], shown: str) -> None:
+    outcome = vidattr(*words)
+    assert outcome.exit_code == (0 if "--help" in words else 2) and outcome.err == ""
+    assert "Usage: vidattr" in outcome.out and shown in " ".join(outcome.out.split())
+
+
+def test_a_path_is_quoted_in_the_next_command(vidattr: Run, manifest: pathlib.Path) -> None:
+    import shlex
+
+    hostile = manifest.with_name("x;$(touch PWNED) y.jsonl")
+    manifest.rename(hostile)
+    outcome = vidattr("videos", "check", hostile)
+    assert shlex.split(outcome.out.split("Next: ")[1]) == ["vidattr", "run", "--videos", str(hostile)]
+    place = manifest.parent / "w $(id)"
+    outcome = vidattr("runs", "list", "-w", place)
+    assert shlex.split(outcome.out.split("Next: ")[1]) == ["vidattr", "run", "--videos", "MANIFEST", "--workspace", str(place)]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

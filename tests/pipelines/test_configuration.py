@@ -35,6 +35,13 @@ def test_the_file_is_read_and_flags_win(tmp_path: pathlib.Path) -> None:
         ("speech: 1", "speech is 1; write a value of type bool"),
         ("[1, 2]", "must hold name: value pairs"),
         ("a: [", "not YAML"),
+        ("workers: 0", "workers is 0; write a number from 1 to 64"),
+        ("workers: -1", "workers is -1; write a number from 1 to 64"),
+        ("in_flight: 0", "in_flight is 0; write a number from 1 to 1024"),
+        ("max_age_days: -1", "max_age_days is -1.0; write a number from 0 to 36500"),
+        ("max_age_days: .nan", "max_age_days is nan; write a number from 0 to 36500"),
+        ("max_age_days: 1.0e+12", r"max_age_days is 1000000000000\.0; write a number from 0 to 36500"),
+        ("limits: {wall_s: 0.0}", r"limit wall_s=0\.0: give a finite number above 0"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: pathlib.Path, text: str, sentence: str) -> None:

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from features.errors import InvalidInput
+from features.errors import InvalidInput, NothingToLearn
 from features.records import Annotation, Failure, Video
 from features.workspace import Workspace, new_run_id
-from pipelines.distill import DistillConfig, newest_features, resolved_labels, run, training_rows
+from pipelines.distill import DistillConfig, fit, newest_features, publish, resolved_labels, run, training_rows
 from tests.features.student import planted
 from tests.pipelines.hand_made import write_features
 
@@ -72,9 +72,31 @@ def test_the_most_trusted_answer_to_the_current_definition_is_learned() -> None:
     odd = dataclasses.replace(llm, video_id="v0002", probability=float("nan"))
     withdrawn = dataclasses.replace(llm, video_id="v0003", value=None, annotated_at=planted.NOW + timedelta(1))
     spoken = dataclasses.replace(llm, video_id="v0003")
-    labels, bad = resolved_labels([llm, student, gold, stale, odd, spoken, withdrawn], (calm,))
+    before = dataclasses.replace(llm, video_id="v0004", content_key="old")
+    preferred = dataclasses.replace(before, source="baseline", content_key="new")
+    said = [llm, student, gold, stale, odd, spoken, withdrawn, before]
+    labels, bad = resolved_labels(said, (calm,), {"v0000": "any", "v0004": "new"})
     assert [(label.video_id, label.source, label.answer_key) for label in labels] == [("v0000", "gold", "gold")]
     assert [(each.video_id, each.kind) for each in bad] == [("v0002", "not_a_number")]
+    labels, _ = resolved_labels([before, preferred], (calm,), {"v0004": "new"})
+    assert [label.source for label in labels] == ["baseline"], "what is about the present content"
+    assert len(resolved_labels([before], (calm,), {"v0004": "old"})[0]) == 1
+
+
+def test_answers_about_content_that_changed_are_not_learned(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(12)
+    videos = [planted.features(number, rng) for number in range(6)]
+    answers = [dataclasses.replace(row, content_key=v.content_key) for v in videos for row in planted.annotations(v)]
+    place = planted.workspace(tmp_path, videos, answers)
+    assert int(training_rows(DistillConfig(place, planted.DEFINITIONS)).silver.mask.sum()) == 18
+    edited = dataclasses.replace(videos[3], content_key="edited", extracted_at=planted.NOW + timedelta(hours=1))
+    planted.workspace(tmp_path, [edited], [])
+    rows = training_rows(DistillConfig(place, planted.DEFINITIONS))
+    assert rows.videos == 6 and int(rows.silver.mask.sum()) == 15 and edited.video_id not in rows.silver.video_ids
+    all_edited = [dataclasses.replace(each, content_key="edited", extracted_at=edited.extracted_at) for each in videos]
+    planted.workspace(tmp_path, all_edited, [])
+    with pytest.raises(NothingToLearn, match="no video has both features and an answer about them"):
+        training_rows(DistillConfig(place, planted.DEFINITIONS))
 
 
 def test_the_newest_features_of_a_video_are_learned(tmp_path: pathlib.Path) -> None:
@@ -89,20 +111,44 @@ def test_the_newest_features_of_a_video_are_learned(tmp_path: pathlib.Path) -> N
 
 
 def test_nothing_to_learn_is_the_users_to_mend(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InvalidInput, match="no features yet"):
+    with pytest.raises(NothingToLearn, match="no features yet"):
         run(DistillConfig(Workspace(str(tmp_path / "none")), planted.DEFINITIONS))
     rng = np.random.default_rng(7)
     videos = [planted.features(number, rng) for number in range(3)]
     silent = planted.workspace(tmp_path / "silent", videos, [])
-    with pytest.raises(InvalidInput, match="no video has both"):
+    with pytest.raises(NothingToLearn, match="no video has both"):
         run(DistillConfig(silent, planted.DEFINITIONS))
     few = planted.workspace(tmp_path / "few", videos, [row for video in videos for row in planted.annotations(video)])
-    with pytest.raises(InvalidInput, match=r"nothing can be learned\. calm is left out: 3 labelled videos"):
+    with pytest.raises(NothingToLearn, match=r"nothing can be learned\. calm is left out: 3 labelled videos"):
         run(DistillConfig(few, planted.DEFINITIONS))
     with pytest.raises(InvalidInput, match="no attribute to learn"):
         DistillConfig(few, ())
     with pytest.raises(InvalidInput, match="distill runs on this machine only"):
         run(DistillConfig(few, planted.DEFINITIONS), ["--runner=DataflowRunner"])
+
+
+def test_a_published_student_stays_and_a_damaged_one_is_replaced(tmp_path: pathlib.Path) -> None:
+    """Somebody may be loading it while another machine, or another process, has distilled the very same one."""
+    rng = np.random.default_rng(9)
+    videos = [planted.features(number, rng) for number in range(6)]
+    place = planted.workspace(tmp_path / "w", videos, [row for video in videos for row in planted.annotations(video)])
+    config = DistillConfig(place, planted.DEFINITIONS)
+    rows, training = training_rows(config), tmp_path / "training"
+    training.mkdir()
+    fitted = fit(config, rows, str(training))
+    card = publish(config, rows, fitted)
+    folder = pathlib.Path(place.path("students", card.student_id))
+
+    def files() -> dict[pathlib.Path, tuple[int, int]]:
+        return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in folder.rglob("*") if file.is_file()}
+
+    before = files()
+    assert publish(config, rows, fitted) == card and files() == before
+    (folder / "saved_model.pb").write_bytes(b"cut")
+    record = run(config)
+    assert record.details["reused"] is False and record.details["student_id"] == card.student_id
+    assert run(config).details["reused"] is True
+    assert [name.name for name in folder.parent.iterdir()] == [folder.name], "nothing half-done is left behind"
 
 
 def test_annotations_of_a_student_are_not_training_data(tmp_path: pathlib.Path) -> None:

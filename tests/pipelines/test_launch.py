@@ -17,6 +17,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 
 from features.errors import InvalidInput, Permanent
 from features.records import Counts, RunRecord
-from features.workspace import EPOCH, Workspace
+from features.workspace import Workspace
 from pipelines import launch_plan
 from pipelines.launch_plan import LaunchConfig, checks, options, plan, require
 from tests.pipelines.dataflow_api.server import DataflowApi, credentials_file
@@ -350,7 +351,15 @@ def test_a_job_that_is_done_counts_by_its_run_record_only(tmp_path: Path) -> Non
     job = LaunchedJob("id-1", "name", "20261125T000000.000000Z-abc123", "https://console", "follow", Ended())
     with pytest.raises(Permanent, match=r"is done, but .*abc123\.json is missing"):
         wait(job, workspace)
-    workspace.commit(RunRecord(job.run_id, "extract", EPOCH, EPOCH, counts=Counts(into=3, annotated=2, dead_lettered=1)))
+    workspace.commit(
+        RunRecord(
+            job.run_id,
+            "extract",
+            datetime.fromtimestamp(0, UTC),
+            datetime.fromtimestamp(0, UTC),
+            counts=Counts(into=3, annotated=2, dead_lettered=1),
+        )
+    )
     assert wait(job, workspace).counts.into == 3
 
 

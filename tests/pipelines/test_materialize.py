@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import pathlib
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
 from features.attributes import registry, views
 from features.errors import InvalidInput, Transient
-from features.records import Counts, Failure, ResolvedAttribute, RunRecord
+from features.records import Counts, Failure, ResolvedAttribute, RunRecord, Video
 from features.serving.online import OnlineAttributes
+from features.serving.publish import Publisher, packed_rows
+from features.serving.resolution import by_video, resolve
 from features.workspace import Workspace
+from pipelines.counters import live
 from pipelines.materialize import MaterializeConfig, differs, run
+from pipelines.options import RunHeader
 from tests.features.serving.stores import FUNNY, PACE, TONE, define, register, registered_store, say, wide, write_annotations
+from tests.pipelines.hand_made import write_features
 
 DEFINITIONS = (FUNNY, PACE, TONE)
 
@@ -104,6 +110,64 @@ def test_an_edited_definition_makes_its_answers_stale_until_it_is_answered(tmp_p
     write_annotations(workspace, [say("a", edited, "false", seconds=1)])
     materialize(workspace, [edited, PACE, TONE])
     assert not beliefs(workspace)["a", "funny"].stale and OnlineAttributes(store).get(["a"]).fresh[0, 0]
+
+
+def test_answers_about_content_that_changed_are_stale_until_it_is_answered(tmp_path: pathlib.Path) -> None:
+    store, workspace = start(tmp_path)
+    old, new = (Video("a", "", title).content_key("a") for title in ("old", "new"))
+    ahead = datetime.now(UTC)
+    write_features(workspace, ["a", "b", "c"], title="old", when=ahead - timedelta(hours=1))
+    about = {"b": Video("b", "", "old").content_key("b"), "a": old}
+    write_annotations(workspace, [say(video_id, FUNNY, "true", content_key=key) for video_id, key in about.items()])
+    write_annotations(workspace, [say("a", TONE, "loud", "gold")])
+    first = materialize(workspace)
+    assert first.counts == Counts(into=2, annotated=2) and first.pair_counts == Counts(into=3, annotated=3)
+    assert OnlineAttributes(store).get(["a", "b"]).fresh[:, 0].all()
+
+    write_features(workspace, ["a"], title="new", when=ahead)
+    second = materialize(workspace)
+    assert second.pair_counts == Counts(into=3, annotated=3, reused=2), "a change of freshness is news"
+    assert beliefs(workspace)["a", "funny"].stale and not beliefs(workspace)["a", "tone"].stale
+    table = OnlineAttributes(store).get(["a", "b"], ["funny", "tone"])
+    assert table.present.tolist() == [[True, True], [True, False]] and table.stale.tolist() == [[True, False], [False, False]]
+    assert materialize(workspace).counts == Counts(into=2, annotated=2, reused=2)
+
+    write_annotations(workspace, [say("a", FUNNY, "false", "baseline", content_key=new)])
+    materialize(workspace)
+    row = beliefs(workspace)["a", "funny"]
+    assert (row.value, row.source, row.stale) == ("false", "baseline", False)
+    assert OnlineAttributes(store).get(["a"]).fresh[0, 0] and wide(store, ["a"], "funny_source")["funny_source"] == ["baseline"]
+
+
+def test_what_a_run_reads_is_as_new_as_the_moment_it_holds_the_lock(tmp_path: pathlib.Path) -> None:
+    """It was started before the row online was written, and had to wait for the lock."""
+    store, workspace = start(tmp_path)
+    started = RunHeader(started_at=datetime.now(UTC) - timedelta(minutes=1))
+    annotations = [say("a", FUNNY, "true")]
+    publisher = Publisher(store)
+    rows = by_video(resolve(annotations, DEFINITIONS).rows)
+    publisher.publish(*packed_rows(publisher.layout, rows, datetime.now(UTC)), "another")
+    write_annotations(workspace, [*annotations, say("a", FUNNY, "false", seconds=1)])
+    assert materialize(workspace, header=started).counts == Counts(into=1, annotated=1)
+    assert OnlineAttributes(store).get(["a"]).row("a") == {"funny": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("ahead", "counts"),
+    [(timedelta(days=365), Counts(into=1, annotated=1)), (timedelta(minutes=2), Counts(into=1, pending=1))],
+)
+def test_a_row_from_the_future_never_passes_for_done(tmp_path: pathlib.Path, ahead: timedelta, counts: Counts) -> None:
+    store, workspace = start(tmp_path)
+    publisher = Publisher(store)
+    rows = by_video(resolve([say("a", FUNNY, "true")], DEFINITIONS).rows)
+    publisher.publish(*packed_rows(publisher.layout, rows, datetime.now(UTC) + ahead), "ahead")
+    write_annotations(workspace, [say("a", FUNNY, "false", seconds=1)])
+    live.clear("materialize")
+    record = materialize(workspace)
+    assert record.counts == counts and record.pair_counts == counts
+    assert OnlineAttributes(store).get(["a"]).row("a") == {"funny": 0.0 if counts.annotated else 1.0}
+    assert live.of("materialize") == {"pending" if counts.pending else "annotated": 1}, "what the progress line adds up"
+    assert bool(counts.pending) == any("clock a little ahead" in name for name in record.details)
 
 
 def test_one_materialisation_at_a_time(tmp_path: pathlib.Path) -> None:

@@ -133,6 +133,16 @@ def test_a_lock_is_waited_for_and_given_up(tmp_path: pathlib.Path) -> None:
     assert entered == ["in time"]
 
 
+def test_a_registration_waits_for_a_materialisation(tmp_path: pathlib.Path) -> None:
+    """Both rewrite files of the history: at once, what one has just merged would be lost to the other."""
+    store = registered_store(tmp_path, [FUNNY])
+    planned = plan(registry.registered_attributes(store), [FUNNY, TONE])
+    with registry.exclusive(os.path.join(str(store.repo_path), registry.MATERIALIZE_LOCK), 1, "materialisation"):
+        with pytest.raises(Transient, match="another materialisation has held"):
+            registry.apply(store, [FUNNY, TONE], planned, materialize_timeout_s=0.1)
+    assert [each.name for each in registry.apply(store, [FUNNY, TONE], planned).attributes] == ["funny", "tone"]
+
+
 def _enter(path: str) -> str:
     with registry.exclusive(path, 10, "registration"):
         return "in time"

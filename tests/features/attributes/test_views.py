@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import sqlite3
@@ -16,7 +17,8 @@ from feast.types import Bytes, Float32, String
 
 from features.attributes import registry, views
 from features.attributes.loading import load_definitions
-from features.errors import InvalidInput
+from features.errors import InvalidInput, Transient
+from features.serving.publish import compact_history
 from tests.features.serving.stores import FUNNY, TONE, define, register, registered_store
 
 
@@ -59,6 +61,21 @@ def test_older_files_of_the_history_gain_new_columns(tmp_path: pathlib.Path) -> 
     table = pq.read_table(path)
     assert table.schema.equals(views.offline_schema(after)) and {"funny", "tone_label"} <= set(table.column_names)
     assert table["funny"].to_pylist() == [0.5] and table["tone"].to_pylist() == [None]
+
+
+def test_files_are_rewritten_under_the_lock_of_materialisation_and_under_names_of_ones_own(tmp_path: pathlib.Path) -> None:
+    store = registered_store(tmp_path, [FUNNY])
+    folder = str(store.repo_path)
+    (pathlib.Path(folder) / f".partial-{registry.OFFLINE_BASE}").mkdir()
+    with registry.exclusive(os.path.join(folder, registry.MATERIALIZE_LOCK), 1, "materialisation"):
+        with pytest.raises(Transient, match="another materialisation"):
+            views.objects_for_apply(store, folder, [FUNNY, TONE], lock_timeout_s=0.1)
+    views.objects_for_apply(store, folder, [FUNNY, TONE])
+    history = pathlib.Path(views.offline_folder(folder))
+    assert "tone" in pq.read_schema(history / registry.OFFLINE_BASE).names
+    shutil.copy(history / registry.OFFLINE_BASE, history / "run.parquet")
+    compact_history(folder)
+    assert [name.name for name in history.iterdir()] == [registry.OFFLINE_BASE]
 
 
 def test_plain_feast_can_apply_the_repository(tmp_path: pathlib.Path, repo_root: pathlib.Path) -> None:

@@ -11,8 +11,11 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from features.attributes import registry, views
 from features.errors import InvalidInput, Transient
-from features.serving.online import OnlineAttributes
+from features.serving.online import REFRESH_S, RETRY_S, OnlineAttributes
+from features.serving.publish import Publisher, packed_rows
+from features.serving.resolution import by_video, resolve
 from features.serving.rows import open_rows
 from tests.features.serving.stores import (
     FUNNY,
@@ -67,6 +70,39 @@ def test_a_running_reader_notices_a_registration_within_a_minute(tmp_path: pathl
     register(store, [FUNNY, TONE])
     now[0] += 61
     assert reader.get(["v0"]).attributes == ("funny", "tone")
+
+
+def test_an_answer_that_was_stale_when_it_was_written_reads_as_stale(tmp_path: pathlib.Path, online: str) -> None:
+    store = registered_store(tmp_path, [FUNNY], online)
+    publisher = Publisher(store)
+    opinions = [say(video_id, FUNNY, "true", content_key="old") for video_id in "ab"]
+    rows = by_video(resolve(opinions, [FUNNY], None, {"a": "new", "b": "old"}).rows)
+    publisher.publish(*packed_rows(publisher.layout, rows, at(0)), "run")
+    table = OnlineAttributes(store).get(["a", "b"])
+    assert table.present.all() and table.stale[:, 0].tolist() == [True, False]
+
+
+def test_what_served_goes_on_serving_while_a_registration_is_half_done(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = registered_store(tmp_path, [FUNNY])
+    publish(store, ANNOTATIONS[:1], [FUNNY])
+    now = [1000.0]
+    reader = OnlineAttributes(store, clock=lambda: now[0])
+    after = registry.next_registration(reader.registration, [FUNNY, TONE])
+    store.apply([views.entity(), views.packed_view(after, str(store.repo_path))])
+    for _ in range(3):
+        now[0] += REFRESH_S + 1
+        assert reader.get(["v0"]).attributes == ("funny",) and reader.get(["v0"]).present.all()
+    (warning,) = [record for record in caplog.records if record.name == "features.serving.online"]
+    assert "interrupted" in warning.getMessage()
+    with pytest.raises(InvalidInput, match="interrupted"):
+        reader.refresh()
+    with pytest.raises(InvalidInput, match="interrupted"):
+        OnlineAttributes(store)
+    register(store, [FUNNY, TONE])
+    now[0] += RETRY_S + 1
+    assert reader.get(["v0"]).attributes == ("funny", "tone"), "it does not wait another minute"
 
 
 def test_chosen_attributes(tmp_path: pathlib.Path) -> None:

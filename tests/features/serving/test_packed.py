@@ -121,3 +121,4 @@ def test_the_key_depends_on_names_signatures_and_order() -> None:
 
 def test_definition_code() -> None:
     assert definition_code("deadbeef" + "0" * 24) == 0xDEADBEEF and definition_code("") == 0
+    assert definition_code("0" * 32) == 1, "0 says that nothing current was answered"

@@ -17,7 +17,7 @@ from features.errors import InvalidInput, Permanent
 from features.records import ResolvedAttribute
 from features.serving.online import OnlineAttributes
 from features.serving.packed import PackedLayout
-from features.serving.publish import Publisher, compact_history, packed_rows
+from features.serving.publish import Published, Publisher, compact_history, packed_rows
 from features.serving.rows import OnlineRows, ProviderRows, open_rows
 from tests.features.serving.stores import (
     FUNNY,
@@ -77,6 +77,26 @@ def test_stamps_increase_by_a_second_whatever_the_clock_says(tmp_path: pathlib.P
         publish(store, [say("a", FUNNY, "true", probability=number / 10)], [FUNNY], number, clock=lambda clock=clock: clock)
         stamps += [stamp for _, stamp in open_rows(store).stamped(["a"])]
     assert stamps == [1000, 1001, 1002, 2000]
+
+
+def test_a_clock_that_was_ahead_once_does_not_freeze_a_row(tmp_path: pathlib.Path, online: str) -> None:
+    store = registered_store(tmp_path, [FUNNY], online)
+    year, clock = 365 * 86400, {"clock": at(100).timestamp}
+    publish(store, [say("a", FUNNY, "true"), say("b", FUNNY, "true")], [FUNNY], year, clock=at(year).timestamp)
+    report = publish(store, [say("a", FUNNY, "false"), say("b", FUNNY, "true")], [FUNNY], 100, **clock)
+    assert report == Published(written=("a",), unchanged=("b",))
+    assert wide(store, ["a"], "funny")["funny"] == [0.0] and OnlineAttributes(store).get(["a"]).row("a") == {"funny": 0.0}
+    later = [say("a", FUNNY, "true", seconds=1)]
+    assert publish(store, later, [FUNNY], 90, **clock).superseded == ("a",), "a slow writer still does not undo it"
+
+
+def test_a_row_from_moments_ahead_is_left_until_its_time_has_come(tmp_path: pathlib.Path) -> None:
+    """Two machines' clocks differ by seconds: who knows more cannot be told yet, and nothing counts as done."""
+    store = registered_store(tmp_path, [FUNNY])
+    publish(store, [say("a", FUNNY, "true")], [FUNNY], 160, clock=at(160).timestamp)
+    corrected = [say("a", FUNNY, "false", seconds=1)]
+    assert publish(store, corrected, [FUNNY], 100, clock=at(100).timestamp) == Published(ahead=("a",))
+    assert publish(store, corrected, [FUNNY], 170, clock=at(170).timestamp).written == ("a",)
 
 
 def test_an_interrupted_row_that_says_nothing_is_not_written_but_a_withdrawn_one_is(tmp_path: pathlib.Path, online: str) -> None:

@@ -73,6 +73,23 @@ def test_the_current_definition_comes_first_and_an_older_answer_is_stale() -> No
     assert (row.value, row.source, row.stale) == ("false", "baseline", False)
 
 
+def test_an_answer_about_older_content_is_stale_and_behind_every_current_one() -> None:
+    old = say("v", FUNNY, "true", "llm", 9, content_key="old")
+    current = {"v": "new"}
+    (row,) = resolve([old], [FUNNY], None, current).rows
+    assert (row.value, row.stale) == ("true", True)
+    for other in ({}, {"v": "old"}, {"w": "new"}):
+        assert not resolve([old], [FUNNY], None, other).rows[0].stale
+    student = say("v", FUNNY, "false", "student", 0, content_key="new", teacher="llm")
+    (row,) = resolve([old, student], [FUNNY], None, current).rows
+    assert (row.value, row.source, row.stale) == ("false", "student", False)
+    gold = say("v", FUNNY, "true", "gold", 0)
+    (row,) = resolve([old, student, gold], [FUNNY], None, current).rows
+    assert (row.source, row.stale) == ("gold", False), "without a content key it is about whatever the content is now"
+    (row,) = resolve([old, say("v", FUNNY, None, "llm", 10)], [FUNNY], None, current).rows
+    assert row.source == "absent", "a retraction covers older content too"
+
+
 def test_a_retraction_covers_older_definitions_too() -> None:
     assert one([say("v", OLDER, "true", "llm", 1), say("v", FUNNY, None, "llm", 2)]) == (None, "absent")
 
