@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -21,7 +21,7 @@ from features import storage
 from features.attributes.definition import AttributeDefinition
 from features.errors import Permanent
 from features.records import Annotation, Failure, Frame, RunRecord, Source, VideoFeatures, from_table
-from features.serving.resolution import believed, checked_number
+from features.serving.resolution import believed, checked_number, outdated
 from features.workspace import Workspace, trusted_seconds
 
 MAX_CARDS = 60
@@ -36,7 +36,7 @@ BINS = 10
 _BATCH = 4096
 _STATISTICS_COLUMNS = (
     "video_id", "attribute", "definition_hash", "value", "probability", "source", "annotator", "answer_key", "teacher",
-    "annotated_at",
+    "content_key", "annotated_at",
 )  # fmt: skip
 _CARD_COLUMNS = (
     "video_id", "title", "description", "hashtags", "creator_id", "duration_s", "width", "height", "transcript",
@@ -192,6 +192,7 @@ def collect(
         next_command: what to type next.
     """
     answers, share = _sampled_answers(workspace, definitions)
+    keys = _content_keys(workspace, answers)
     chosen, videos = _choose(workspace, answers, limit)
     failures, kinds = _failures(workspace, (run, *stages))
     held_out = {name: value for stage in stages for name, value in _held_out(stage).items()}
@@ -201,10 +202,10 @@ def collect(
         stages=tuple(stages),
         videos=_cards(workspace, chosen, definitions),
         videos_in_workspace=videos,
-        distributions=tuple(_distribution(answers, definition) for definition in definitions),
+        distributions=tuple(_distribution(answers, definition, keys) for definition in definitions),
         statistics_share=share,
         teacher_student=tuple(
-            _teacher_student(answers, definition, held_out.get(definition.name, {})) for definition in definitions
+            _teacher_student(answers, definition, keys, held_out.get(definition.name, {})) for definition in definitions
         ),
         failures=tuple(failures),
         failures_total=sum(kinds.values()),
@@ -316,7 +317,7 @@ def _cards(workspace: Workspace, chosen: list[str], definitions: Sequence[Attrib
                 transcript_source=row.transcript_source,
                 tags=tuple((tag.name, tag.probability) for tag in row.visual_tags[:6]),
                 frames=_small(row.frames),
-                verdicts=_verdicts(answers.get(row.video_id, []), definitions),
+                verdicts=_verdicts(answers.get(row.video_id, []), definitions, row.content_key),
             )
     return tuple(cards[video_id] for video_id in chosen if video_id in cards)
 
@@ -338,10 +339,10 @@ def _small(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     return tuple(found)
 
 
-def _valid(answers: Sequence[Annotation], definition: AttributeDefinition) -> Iterator[tuple[Annotation, float]]:
-    """Valid opinions about one attribute with their numbers, the one to believe first."""
+def _valid(answers: Sequence[Annotation], definition: AttributeDefinition, content_key: str) -> Iterator[tuple[Annotation, float]]:
+    """Valid opinions about one attribute with their numbers, the one to believe first. `content_key`: of the newest features."""
     known = [answer for answer in answers if answer.attribute == definition.name and answer.source in SOURCES]
-    for answer in believed(known, definition):
+    for answer in believed(known, definition, content_key):
         try:
             yield answer, checked_number(definition, answer)
         except Permanent:
@@ -375,16 +376,28 @@ def _opinion(answer: Annotation, number: float, definition: AttributeDefinition)
     )
 
 
-def _verdicts(answers: Sequence[Annotation], definitions: Sequence[AttributeDefinition]) -> tuple[Verdict, ...]:
+def _verdicts(answers: Sequence[Annotation], definitions: Sequence[AttributeDefinition], content_key: str) -> tuple[Verdict, ...]:
     found = []
     for definition in definitions:
-        opinions = [_opinion(answer, number, definition) for answer, number in _valid(answers, definition)]
+        opinions = [_opinion(answer, number, definition) for answer, number in _valid(answers, definition, content_key)]
         if opinions:
             found.append(Verdict(opinions[0], tuple(opinions[1:])))
     return tuple(sorted(found, key=lambda verdict: (verdict.said.present is False, -(verdict.said.bar or 0.0))))
 
 
-def _distribution(answers: Answers, definition: AttributeDefinition) -> Distribution:
+def _content_keys(workspace: Workspace, wanted: Answers) -> dict[str, str]:
+    """The content key of the newest features of each video in `wanted` that has any."""
+    newest: dict[str, tuple[float, str]] = {}
+    for file in workspace.files("features"):
+        for batch in _batches(file.path, ("video_id", "content_key", "extracted_at")):
+            for row in batch.to_pylist():
+                if row["video_id"] in wanted:
+                    found = trusted_seconds(row["extracted_at"]), row["content_key"]
+                    newest[row["video_id"]] = max(found, newest.get(row["video_id"], found))
+    return {video_id: key for video_id, (_, key) in newest.items()}
+
+
+def _distribution(answers: Answers, definition: AttributeDefinition, keys: Mapping[str, str]) -> Distribution:
     bins: list[Counter[str]]
     if definition.value_type == "category":
         names = list(definition.labels)
@@ -394,8 +407,8 @@ def _distribution(answers: Answers, definition: AttributeDefinition) -> Distribu
         names = [f"{begin:.3g} to {end:.3g}" for begin, end in pairwise(edges)]
     bins = [Counter() for _ in names]
     present, by_source = 0, Counter[str]()
-    for rows in answers.values():
-        answer, number = next(_valid(rows, definition), (None, 0.0))
+    for video_id, rows in answers.items():
+        answer, number = next(_valid(rows, definition, keys.get(video_id, "")), (None, 0.0))
         if answer is None:
             continue
         place = (
@@ -416,13 +429,14 @@ def _distribution(answers: Answers, definition: AttributeDefinition) -> Distribu
     )
 
 
-def _teacher_student(answers: Answers, definition: AttributeDefinition, held_out: dict[str, Any]) -> TeacherStudent:
+def _teacher_student(
+    answers: Answers, definition: AttributeDefinition, keys: Mapping[str, str], held_out: dict[str, Any]
+) -> TeacherStudent:
     pairs: list[tuple[float, float]] = []
     teachers: Counter[str] = Counter()
-    for _, rows in sorted(answers.items()):
-        opinions = [
-            (answer, number) for answer, number in _valid(rows, definition) if answer.definition_hash == definition.definition_hash
-        ]
+    for video_id, rows in sorted(answers.items()):
+        key = keys.get(video_id, "")
+        opinions = [pair for pair in _valid(rows, definition, key) if not outdated(pair[0], definition, key)]
         student = next(((answer, number) for answer, number in opinions if answer.source == "student"), None)
         if student is None:
             continue
