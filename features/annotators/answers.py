@@ -114,7 +114,10 @@ class AnswersStore:
             connection = sqlite3.connect(self.path, timeout=self.busy_timeout_s, isolation_level=None, check_same_thread=False)
             try:
                 connection.execute("PRAGMA synchronous = FULL")
-                if not self._is_ready(connection):
+                # One snapshot: between two statements another process may make the store.
+                with _transaction(connection, "DEFERRED"):
+                    ready = self._is_ready(connection)
+                if not ready:
                     self._create(connection)
                 return connection
             except sqlite3.OperationalError as error:
@@ -208,8 +211,8 @@ class AnswersStore:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
     try:
         yield
         connection.execute("COMMIT")

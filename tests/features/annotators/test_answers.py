@@ -452,3 +452,21 @@ def test_it_travels_to_a_worker(tmp_path: pathlib.Path) -> None:
         await annotator.close()
 
     asyncio.run(walk())
+
+
+def test_a_store_that_many_make_at_the_same_moment_is_one_store(tmp_path: pathlib.Path) -> None:
+    problems: list[BaseException] = []
+
+    def look(path: str) -> None:
+        try:
+            AnswersStore(path).get_many(["a"])
+        except BaseException as error:
+            problems.append(error)
+
+    for turn in range(25):
+        threads = [threading.Thread(target=look, args=(str(tmp_path / f"{turn}.sqlite"),)) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert problems == []
