@@ -34,13 +34,17 @@ class Finding:
         what: its name.
         state: ok, missing (the main job needs it) or optional.
         found: what is there.
-        remedy: what to do, empty when nothing.
+        remedy: what to do; nothing when all is well.
     """
 
     what: str
     state: Literal["ok", "missing", "optional"]
     found: str
     remedy: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state == "ok":
+            object.__setattr__(self, "remedy", "")
 
 
 def landlock_version() -> int:
@@ -53,7 +57,12 @@ def landlock_version() -> int:
 def examine(workspace: str) -> list[Finding]:
     """Looks at Python, packages, weights, memory, disk, the kernel's confinement, and services; changes nothing."""
     findings = [
-        Finding("Python", "ok" if (3, 11) <= sys.version_info[:2] < (3, 14) else "missing", sys.version.split()[0], "3.11 to 3.13")
+        Finding(
+            "Python",
+            "ok" if (3, 11) <= sys.version_info[:2] < (3, 14) else "missing",
+            sys.version.split()[0],
+            "install Python 3.11 to 3.13",
+        )
     ]
     for package, wanted in PACKAGES.items():
         found = _version(package)

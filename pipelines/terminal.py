@@ -122,9 +122,12 @@ def progress(stage: str, total: int, counts: Callable[[], Mapping[str, int]], qu
 
     def line() -> str:
         now = counts()
-        done = sum(now.get(name, 0) for name in ("annotated", "done", "reused", "dead_lettered", "pending"))
-        elapsed = time.monotonic() - began
-        words = [f"{done} of {total}" if total else f"{done} done", f"{now.get('dead_lettered', 0)} failed", f"{elapsed:.0f} s"]
+        failed, pending = now.get("dead_lettered", 0), now.get("pending", 0)
+        good = sum(now.get(name, 0) for name in ("annotated", "done", "reused"))
+        done, elapsed = good + failed + pending, time.monotonic() - began
+        words = [f"{done} of {total}" if total else f"{good} done", f"{failed} failed"]
+        words += [f"{pending} pending"] if pending else []
+        words.append(f"{elapsed:.0f} s")
         if total and 0 < done < total:
             words.append(f"about {elapsed / done * (total - done):.0f} s left")
         return f"{stage:<12}" + ", ".join(words)

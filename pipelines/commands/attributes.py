@@ -107,7 +107,15 @@ def try_out(
     terminal.table(
         "",
         ["video", "answer", "probability", "reason"],
-        [[row["video_id"], row["value"] or row["problem"], row["probability"] or "", row["rationale"]] for row in trial["answers"]],
+        [
+            [
+                row["video_id"],
+                row["value"] or row["problem"],
+                "" if row["probability"] is None else f"{row['probability']:.2f}",
+                row["rationale"],
+            ]
+            for row in trial["answers"]
+        ],
         right=[2],
     )
     terminal.say(f"\nFrames and reasons: {trial['report']}")

@@ -63,4 +63,7 @@ def test_progress_counts_what_every_stage_calls_done(capsys: pytest.CaptureFixtu
     counts = {"done": 3, "reused": 2, "dead_lettered": 1}
     with terminal.progress("materialize", 6, lambda: counts, quiet=False):
         pass
-    assert "6 of 6, 1 failed" in capsys.readouterr().err
+    assert "6 of 6, 1 failed, 0 s" in capsys.readouterr().err
+    with terminal.progress("materialize", 0, lambda: {"annotated": 2, "pending": 4}, quiet=False):
+        pass
+    assert "2 done, 0 failed, 4 pending" in capsys.readouterr().err, "what waits is not done"
