@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from features.records import RunRecord
 from features.workspace import Workspace
 from pipelines.configuration import Configuration
 from pipelines.launch_plan import SOURCE, Check, LaunchConfig, Plan, access, checks, options, plan, require, scratch
-from pipelines.options import RunHeader, library_versions
+from pipelines.options import RunHeader, library_versions, parsed_options
 
 __all__ = [
     "Check",
@@ -238,16 +237,7 @@ def _build(pipeline: beam.Pipeline, config: LaunchConfig) -> None:
 
 def _effective(config: LaunchConfig) -> dict[str, Any]:
     """The options that differ from Beam's defaults. Raises InvalidInput for one that Beam does not know or cannot read."""
-    try:
-        parsed = PipelineOptions(options(config))
-        known = parsed.get_all_options(drop_default=True)
-        unknown = parsed.get_all_options(drop_default=True, retain_unknown_options=True).keys() - known.keys()
-    except SystemExit as error:
-        raise InvalidInput(f"Beam refuses the options after --: {' '.join(config.beam_args)}") from error
-    if unknown:
-        near = difflib.get_close_matches(min(unknown), parsed.get_all_options(), 1)
-        raise InvalidInput(f"Beam has no option --{min(unknown)}" + (f"; did you mean --{near[0]}?" if near else "; leave it out"))
-    return dict(sorted(known.items()))
+    return dict(sorted(parsed_options(options(config)).get_all_options(drop_default=True).items()))
 
 
 @contextlib.contextmanager

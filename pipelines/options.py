@@ -58,6 +58,11 @@ def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
         InvalidInput: something is no option, looks like a secret, is refused by Beam, or is unknown to it.
     """
     check_beam_args(beam_args)
+    return parsed_options(beam_args)
+
+
+def parsed_options(beam_args: Sequence[str]) -> PipelineOptions:
+    """Options as Beam reads them. Raises InvalidInput for what Beam refuses or does not know."""
     try:
         options = PipelineOptions(list(beam_args))
         options.get_all_options()

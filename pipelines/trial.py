@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ def try_definition(file: str, videos: str, roots: Sequence[str], count: int, pag
     definition = load_definition(file)
     rows = list(islice(load_manifest(videos, roots).videos, count))
     if not rows:
-        raise InvalidInput(f"{videos}: no video that can be used; see `vidattr videos check {videos}`")
+        raise InvalidInput(f"{videos}: no video that can be used; see `vidattr videos check {shlex.quote(videos)}`")
     run_id, began = new_run_id(), datetime.now(UTC)
     features: list[VideoFeatures] = []
     annotations: list[Annotation] = []
