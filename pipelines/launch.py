@@ -237,7 +237,7 @@ def _build(pipeline: beam.Pipeline, config: LaunchConfig) -> None:
 
 def _effective(config: LaunchConfig) -> dict[str, Any]:
     """The options that differ from Beam's defaults. Raises InvalidInput for one that Beam does not know or cannot read."""
-    return dict(sorted(parsed_options(options(config)).get_all_options(drop_default=True).items()))
+    return dict(sorted(parsed_options(options(config), config.beam_args).get_all_options(drop_default=True).items()))
 
 
 @contextlib.contextmanager

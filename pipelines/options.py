@@ -58,16 +58,16 @@ def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
         InvalidInput: something is no option, looks like a secret, is refused by Beam, or is unknown to it.
     """
     check_beam_args(beam_args)
-    return parsed_options(beam_args)
+    return parsed_options(beam_args, beam_args)
 
 
-def parsed_options(beam_args: Sequence[str]) -> PipelineOptions:
-    """Options as Beam reads them. Raises InvalidInput for what Beam refuses or does not know."""
+def parsed_options(arguments: Sequence[str], given: Sequence[str]) -> PipelineOptions:
+    """Options as Beam reads them. Raises InvalidInput, naming those that the user gave, for what Beam refuses or does not know."""
     try:
-        options = PipelineOptions(list(beam_args))
+        options = PipelineOptions(list(arguments))
         options.get_all_options()
     except SystemExit as error:
-        raise InvalidInput(f"Beam refuses the options after --: {' '.join(beam_args)}") from error
+        raise InvalidInput(f"Beam refuses the options after --: {' '.join(given)}") from error
     if options.view_as(StandardOptions).runner not in WITH_JOB_SERVER:
         refuse_unknown(options)
     return options
