@@ -17,7 +17,7 @@ import io
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -108,27 +108,23 @@ class Workspace:
         """Makes a run's files count. Always the last thing a run does."""
         storage.write_bytes(self.path("runs", f"{record.run_id}.json"), record.to_json().encode())
 
+    def run(self, run_id: str) -> RunRecord:
+        """One run. Raises FileNotFoundError when it left no record, and InvalidInput when that cannot be read."""
+        return _read_record(self.path("runs", f"{run_id}.json"))
+
     def runs(self, stage: str | None = None) -> list[RunRecord]:
         """All runs, oldest first, of one stage or of all. Raises InvalidInput on a record that cannot be read."""
-        records = []
-        for name in storage.list_names(self.path("runs")):
-            if name.endswith(".json"):
-                try:
-                    records.append(RunRecord.from_json(storage.read_bytes(name)))
-                except (ValueError, TypeError, KeyError) as error:
-                    raise InvalidInput(
-                        f"{name}: not a run record ({error}); restore it, or move it away to drop its run"
-                    ) from error
+        names = storage.list_names(self.path("runs"))
+        records = [_read_record(name) for name in names if name.endswith(".json")]
         records.sort(key=lambda record: record.run_id)
         return [record for record in records if stage in (None, record.stage)]
 
-    def files(self, table: Table, keep: Callable[[RunRecord], bool] = lambda record: True) -> list[TableFile]:
+    def files(self, table: Table) -> list[TableFile]:
         """The files of a table that count, oldest run first, each once."""
         found: dict[str, TableFile] = {}
         for order, record in enumerate(self.runs()):
-            if keep(record):
-                for relative in record.files.get(table, ()):
-                    found.setdefault(relative, TableFile(self.path(relative), record.run_id, order))
+            for relative in record.files.get(table, ()):
+                found.setdefault(relative, TableFile(self.path(relative), record.run_id, order))
         return list(found.values())
 
     def orphans(self, table: Table) -> list[str]:
@@ -153,6 +149,13 @@ class Workspace:
         table = next(name for name, record in RECORD_OF.items() if record is kind)
         for file in self.files(table):  # type: ignore[arg-type]
             yield from from_table(read_parquet(file.path), kind)
+
+
+def _read_record(name: str) -> RunRecord:
+    try:
+        return RunRecord.from_json(storage.read_bytes(name))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidInput(f"{name}: not a run record ({error}); restore it, or move it away to drop its run") from error
 
 
 def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:

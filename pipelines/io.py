@@ -51,11 +51,9 @@ def to_batch(rows: Sequence[Any], kind: type[R]) -> pa.RecordBatch:
 
 @dataclass(frozen=True)
 class ListedFile:
-    """One file of a table, as `ListFiles` gives it. `orphan`: no run record names it; rows in it count only if adopted."""
+    """One file of a table, as `ListFiles` gives it. `orphan`: no run record names it; its rows count only if adopted."""
 
     path: str
-    relative: str
-    run_id: str
     order: int
     orphan: bool = False
 
@@ -83,11 +81,10 @@ class ListFiles(beam.PTransform):
         workspace, table, orphans = self.workspace, self.table, self.orphans
 
         def listed(_: None) -> Iterator[str]:
-            prefix = len(workspace.root) + 1
             for file in workspace.files(table):
-                yield ListedFile(file.path, file.path[prefix:], file.run_id, file.order).to_json()
+                yield ListedFile(file.path, file.order).to_json()
             for relative in workspace.orphans(table) if orphans else ():
-                yield ListedFile(workspace.path(relative), relative, relative.split("/")[1], -1, True).to_json()
+                yield ListedFile(workspace.path(relative), -1, orphan=True).to_json()
 
         return (
             pipeline
@@ -293,7 +290,4 @@ class CommitRun(beam.PTransform):
 def finish(pipeline: beam.Pipeline, workspace: Workspace, header: RunHeader) -> RunRecord:
     """Runs a pipeline to its end and reads back the record that it wrote."""
     pipeline.run().wait_until_finish()
-    record = next((record for record in workspace.runs() if record.run_id == header.run_id), None)
-    if record is None:
-        raise RuntimeError(f"run {header.run_id} ended without a record")
-    return record
+    return workspace.run(header.run_id)

@@ -111,7 +111,7 @@ class Project:
             EncoderConfig(weights=settings.weights, speech=settings.speech),
             settings.limits,
             settings.workers,
-            header=self._header("extract"),
+            header=self._header(),
         )
         with self._progress("extract", self.manifest.rows, quiet):
             return extract.run(config, self.beam_args)
@@ -149,7 +149,7 @@ class Project:
         from pipelines import annotate
 
         if self.videos:
-            load_manifest(self.videos, self.roots)
+            _ = self.manifest  # refuses what cannot be read, or repeats an id
         config = annotate.AnnotateConfig(
             self.workspace,
             self.asked,
@@ -158,7 +158,7 @@ class Project:
             self.videos,
             self.roots,
             self.configuration.in_flight,
-            header=self._header("annotate"),
+            header=self._header(),
             retry_failed=retry_failed,
             without_failures_of=without_failures_of,
         )
@@ -169,7 +169,7 @@ class Project:
         """Runs the third stage."""
         from pipelines import distill
 
-        config = distill.DistillConfig(self.workspace, self.definitions, header=self._header("distill"))
+        config = distill.DistillConfig(self.workspace, self.definitions, header=self._header())
         with self._progress("distill", 0, quiet):
             return distill.run(config, self.beam_args)
 
@@ -177,7 +177,7 @@ class Project:
         """Runs the fourth stage."""
         from pipelines import score
 
-        config = score.ScoreConfig(self.workspace, definitions=self.definitions, header=self._header("score"))
+        config = score.ScoreConfig(self.workspace, definitions=self.definitions, header=self._header())
         with self._progress("score", 0, quiet):
             return score.run(config, self.beam_args)
 
@@ -186,12 +186,12 @@ class Project:
         from pipelines import materialize
 
         config = materialize.MaterializeConfig(
-            self.workspace, self.definitions, self.configuration.online_store, header=self._header("materialize")
+            self.workspace, self.definitions, self.configuration.online_store, header=self._header()
         )
         with self._progress("materialize", 0, quiet):
             return materialize.run(config, self.beam_args)
 
-    def _header(self, stage: str) -> Any:
+    def _header(self) -> Any:
         from pipelines.options import RunHeader, beam_options, library_versions
 
         beam_options(self.beam_args)

@@ -62,6 +62,14 @@ def test_the_newest_row_wins_by_its_own_time() -> None:
     assert latest([new, old])["a"].content_key == latest([old, new])["a"].content_key == "new"
 
 
+def test_one_run_is_read_by_its_id_and_a_missing_one_is_said(tmp_path: pathlib.Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    commit(workspace, "r")
+    assert workspace.run("r") == workspace.runs()[0]
+    with pytest.raises(FileNotFoundError):
+        workspace.run("killed")
+
+
 def test_a_damaged_record_is_loud(tmp_path: pathlib.Path) -> None:
     workspace = Workspace(str(tmp_path))
     commit(workspace, "r")
