@@ -29,7 +29,21 @@ class NothingToLearn(InvalidInput):
 
 
 class Transient(VidattrError):
-    """It may work if asked again: a time-out, a busy store, a rejected burst. The only kind that is retried."""
+    """It may work if asked again: a time-out, a busy store, a rejected burst. The only kind that is retried.
+
+    Args:
+        message: the sentence a person reads.
+        retry_after_s: seconds that the server asks to wait before the next try; None when it does not say.
+        rejected: the server turned the request away because there were too many (429), not because something broke.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None, rejected: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.rejected = rejected
+
+    def __reduce__(self) -> tuple[type[Transient], tuple[str, float | None, bool]]:
+        return type(self), (str(self), self.retry_after_s, self.rejected)
 
 
 class Permanent(VidattrError):
@@ -48,5 +62,17 @@ class Permanent(VidattrError):
         return type(self), (str(self), self.kind)
 
 
-class BudgetSpent(VidattrError):
-    """A cap on cost or tokens is reached: what was not asked stays pending, and the next run goes on from there."""
+class Halted(VidattrError):
+    """No more questions are asked in this run: what was not asked stays pending, and the next run goes on from there."""
+
+
+class BudgetSpent(Halted):
+    """A cap on cost or tokens is reached."""
+
+
+class Unavailable(Halted):
+    """The service refuses everybody, whatever is asked: a revoked key, a retired model, a server that is gone for good."""
+
+
+class Stopped(Halted):
+    """A person stopped or paused the run before this was asked."""

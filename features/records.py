@@ -66,6 +66,7 @@ _FRAME = pa.struct(
         pa.field("jpeg", pa.binary(), nullable=False),
     ]
 )
+_MOMENT = pa.struct([pa.field("start_s", pa.float32(), nullable=False), pa.field("end_s", pa.float32(), nullable=False)])
 _TAG = pa.struct([pa.field("name", pa.string(), nullable=False), pa.field("probability", pa.float32(), nullable=False)])
 
 
@@ -149,6 +150,14 @@ class Tag:
 
     name: str
     probability: float
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Seconds of a video that carry a verdict: 0 <= start_s <= end_s <= the video's duration."""
+
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True)
@@ -260,6 +269,8 @@ class Annotation:
     cost_usd: float = 0.0
     annotated_at: datetime | None = None
     run_id: str = ""
+    raw_probability: float | None = None
+    moments: tuple[Moment, ...] = ()
 
     SCHEMA: ClassVar[pa.Schema] = pa.schema(
         [
@@ -283,6 +294,8 @@ class Annotation:
             _field("cost_usd", pa.float64(), "US dollars, 0 for local models"),
             _field("annotated_at", _UTC, "when it was given; a reused answer counts as given again", True),
             _field("run_id", pa.string(), "the run that wrote this row"),
+            _field("raw_probability", pa.float32(), "`probability` as the annotator gave it, before any calibration", True),
+            _field("moments", pa.list_(_MOMENT), "seconds that carry the verdict, where the annotator names them"),
         ]
     )
 
@@ -397,6 +410,7 @@ class RunRecord:
         timings: seconds by phase.
         peak_memory_bytes: highest resident memory of the process and its children, 0 where unknown.
         details: stage-specific facts for a person (metrics, notes); JSON values only.
+        forecast: what the run was expected to take, see `pipelines.forecasting`; empty where nothing was forecast.
     """
 
     run_id: str
@@ -415,6 +429,7 @@ class RunRecord:
     peak_memory_bytes: int = 0
     files: dict[str, list[str]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    forecast: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, times as ISO 8601."""
@@ -443,7 +458,11 @@ class RunRecord:
 Row = Video | VideoFeatures | Annotation | Failure | ResolvedAttribute
 R = TypeVar("R", Video, VideoFeatures, Annotation, Failure, ResolvedAttribute)
 
-_NESTED: dict[tuple[type, str], type] = {(VideoFeatures, "frames"): Frame, (VideoFeatures, "visual_tags"): Tag}
+_NESTED: dict[tuple[type, str], type] = {
+    (VideoFeatures, "frames"): Frame,
+    (VideoFeatures, "visual_tags"): Tag,
+    (Annotation, "moments"): Moment,
+}
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -468,7 +487,7 @@ def from_table(table: pa.Table | pa.RecordBatch, kind: type[R]) -> Iterator[R]:
         for name, value in plain.items():
             nested = _NESTED.get((kind, name))
             if nested is not None:
-                plain[name] = tuple(nested(**item) for item in value)
+                plain[name] = tuple(nested(**item) for item in value or ())
             elif isinstance(value, list):
                 plain[name] = tuple(value)
         yield kind(**plain)

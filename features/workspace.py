@@ -142,13 +142,25 @@ class Workspace:
         schema = RECORD_OF[table].SCHEMA
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
         parts = [read_parquet(file.path, columns) for file in self.files(table)]
-        return pa.concat_tables([wanted.empty_table(), *(part.cast(wanted) for part in parts)])
+        return pa.concat_tables([wanted.empty_table(), *(_conformed(part, wanted) for part in parts)])
 
     def rows(self, kind: type[R]) -> Iterator[R]:
         """Every record of a kind, oldest first. Later rows about the same thing replace earlier ones: see `latest`."""
         table = next(name for name, record in RECORD_OF.items() if record is kind)
         for file in self.files(table):  # type: ignore[arg-type]
             yield from from_table(read_parquet(file.path), kind)
+
+
+def _conformed(part: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """A file's rows under today's schema: a column that it was written without is null, or an empty list."""
+    columns = []
+    for column in wanted:
+        if column.name in part.schema.names:
+            columns.append(part[column.name].cast(column.type))
+        else:
+            missing = [] if pa.types.is_list(column.type) else None
+            columns.append(pa.chunked_array([pa.array([missing] * part.num_rows, column.type)]))
+    return pa.table(columns, schema=wanted)
 
 
 def _read_record(name: str) -> RunRecord:

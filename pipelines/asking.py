@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Generic, TypeVar
@@ -43,31 +43,22 @@ class Window(Generic[T]):
 
     def __init__(self, annotator: Annotator, size: int, finish: Callable[[T, Future[AnnotationReply]], Iterator[object]]) -> None:
         self._annotator, self._size, self._finish = annotator, size, finish
-        self._flying: deque[tuple[T, Future[AnnotationReply]]] = deque()
-        self._landed = threading.Condition()
+        self._landed: queue.SimpleQueue[tuple[T, Future[AnnotationReply]]] = queue.SimpleQueue()
+        self._flying = 0
 
     def ask(self, about: T, request: AnnotationRequest) -> Iterator[object]:
         """Sends a request once the window has room; yields the outputs of whatever finished meanwhile."""
         yield from self._collect(self._size - 1)
         future = asyncio.run_coroutine_threadsafe(self._annotator.annotate(request), event_loop())
-        future.add_done_callback(self._wake)
-        self._flying.append((about, future))
+        self._flying += 1
+        future.add_done_callback(lambda landed: self._landed.put((about, landed)))
 
     def drain(self) -> Iterator[object]:
         """Waits for everything in flight and yields its outputs."""
         yield from self._collect(0)
 
-    def _wake(self, _: Future[AnnotationReply]) -> None:
-        with self._landed:
-            self._landed.notify()
-
     def _collect(self, room: int) -> Iterator[object]:
-        while True:
-            done = [entry for entry in self._flying if entry[1].done()]
-            for entry in done:
-                self._flying.remove(entry)
-                yield from self._finish(*entry)
-            if len(self._flying) <= room:
-                return
-            with self._landed:
-                self._landed.wait_for(lambda: any(future.done() for _, future in self._flying))
+        while self._flying > room or not self._landed.empty():
+            about, future = self._landed.get()
+            self._flying -= 1
+            yield from self._finish(about, future)

@@ -15,7 +15,21 @@ from typer import rich_utils
 import features  # noqa: F401  (sets what must be set before tensorflow and onnxruntime are imported)
 from features.errors import VidattrError
 from pipelines import terminal
-from pipelines.commands import attributes, doctor, launch, runs, serving, stages, videos, weights, whole
+from pipelines.commands import (
+    annotate,
+    answers,
+    attributes,
+    dev,
+    doctor,
+    launch,
+    prompt,
+    runs,
+    serving,
+    stages,
+    videos,
+    weights,
+    whole,
+)
 
 app = typer.Typer(
     name="vidattr",
@@ -37,12 +51,15 @@ app.command("run", rich_help_panel=DAILY)(whole.run)
 app.command("register", rich_help_panel=DAILY)(serving.register)
 app.command("launch", rich_help_panel=DAILY)(launch.launch)
 app.command("get", rich_help_panel=DAILY)(serving.get)
-for stage in (stages.extract, stages.annotate, stages.distill, stages.score, stages.materialize):
+for stage in (stages.extract, annotate.annotate, stages.distill, stages.score, stages.materialize):
     app.command(stage.__name__, rich_help_panel=STAGES)(stage)
 app.add_typer(attributes.app, name="attributes", rich_help_panel=LOOK)
 app.add_typer(videos.app, name="videos", rich_help_panel=LOOK)
 app.add_typer(runs.app, name="runs", rich_help_panel=LOOK)
 app.add_typer(weights.app, name="weights", rich_help_panel=LOOK)
+app.add_typer(prompt.app, name="prompt", rich_help_panel=LOOK)
+app.add_typer(answers.app, name="answers", rich_help_panel=LOOK)
+app.add_typer(dev.app, name="dev", rich_help_panel=LOOK)
 app.command("sample", rich_help_panel=LOOK)(videos.sample)
 app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
 

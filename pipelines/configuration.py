@@ -5,20 +5,37 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from features import storage
+from features.annotators.settings import ModelSettings, PaceSettings, PromptSettings
 from features.errors import InvalidInput
 from features.videos.probe import Limits
 from features.weights import WeightsConfig
 from features.workspace import Workspace
 
 FILE = "vidattr.yaml"
-RANGES = {"workers": (1, 64), "in_flight": (1, 1024), "max_age_days": (0, 36500)}
-"""The least and the most that a setting may be: processes and requests that one machine can bear, and a century."""
+RANGES = {"workers": (1, 64), "max_age_days": (0, 36500)}
+"""The least and the most that a setting may be: processes that one machine can bear, and a century."""
+
+
+@dataclass(frozen=True)
+class FallbackSettings:
+    """Who is asked where the annotator refuses or is down.
+
+    Attributes:
+        annotator: as in `Configuration`; empty: nobody.
+        recording: of a replay annotator.
+        model: which model, where.
+    """
+
+    annotator: str = ""
+    recording: str = ""
+    model: ModelSettings = field(default_factory=ModelSettings)
 
 
 @dataclass(frozen=True)
@@ -28,10 +45,16 @@ class Configuration:
     Attributes:
         annotator: who answers by default.
         recording: the answers of the replay annotator.
+        model: of a model annotator: which one, where, how it is called; see `features.annotators.settings.ModelSettings`.
+        prompt: what it is asked and shown; see `features.annotators.settings.PromptSettings`.
+        pace: how fast and how much is asked; see `features.annotators.settings.PaceSettings`.
+        fallback: who is asked where the annotator refuses or is down.
+        prices: a price table of your own (YAML), merged over the built-in one.
+        answers: where answers are kept: the path of an sqlite file, or redis://HOST:PORT; empty: in the workspace.
+        options: NAME=VALUE, for an annotator of somebody else's package.
         online_store: sqlite, or redis://HOST:PORT.
         speech: recognise speech where a manifest has no transcript.
         workers: videos decoded at the same time in a process, 1 to 64.
-        in_flight: requests to an annotator at the same time in a process, 1 to 1024.
         max_age_days: an online value older than this is marked stale; 0: never; at most 36500.
         limits: what a video may be; see `features.videos.probe.Limits`.
         weights: replacements for the built-in weights.
@@ -39,10 +62,16 @@ class Configuration:
 
     annotator: str = "baseline"
     recording: str = ""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    pace: PaceSettings = field(default_factory=PaceSettings)
+    fallback: FallbackSettings = field(default_factory=FallbackSettings)
+    prices: str = ""
+    answers: str = ""
+    options: dict[str, str] = field(default_factory=dict)
     online_store: str = "sqlite"
     speech: bool = True
     workers: int = 2
-    in_flight: int = 16
     max_age_days: float = 0.0
     limits: Limits = field(default_factory=Limits)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
@@ -56,7 +85,7 @@ class Configuration:
 
 
 def load_configuration(workspace: Workspace, **flags: Any) -> Configuration:
-    """The workspace's settings; flags that are not None win.
+    """The workspace's settings; flags that are not None win. A flag that is a dict holds flags of a group, such as `model`.
 
     Raises:
         InvalidInput: no YAML, an unknown key (with the nearest known one), or a value of the wrong type or out of its range.
@@ -68,9 +97,20 @@ def load_configuration(workspace: Workspace, **flags: Any) -> Configuration:
             settings = yaml.safe_load(storage.read_bytes(path)) or {}
         except yaml.YAMLError as error:
             raise InvalidInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    chosen = {name: value for name, value in flags.items() if value is not None}
     configured: Configuration = _filled(Configuration, settings, path, "")
-    return dataclasses.replace(configured, **chosen)
+    return _with(configured, flags)
+
+
+def _with(settings: Any, flags: Mapping[str, Any]) -> Any:
+    """`settings` with the flags that are not None, group by group."""
+    chosen = {}
+    for name, value in flags.items():
+        if isinstance(value, Mapping):
+            now = getattr(settings, name)
+            chosen[name] = _with(now, value) if dataclasses.is_dataclass(now) else {**now, **value}
+        elif value is not None:
+            chosen[name] = value
+    return dataclasses.replace(settings, **chosen) if chosen else settings
 
 
 def _filled(kind: Any, settings: Any, path: str, prefix: str) -> Any:
@@ -89,6 +129,10 @@ def _filled(kind: Any, settings: Any, path: str, prefix: str) -> Any:
             continue
         if wanted is float and type(value) is int:
             value = float(value)
+        if typing.get_origin(wanted) is dict:
+            if not isinstance(value, dict):
+                raise InvalidInput(f"{path}: {prefix}{name} is {value!r}; write `NAME: VALUE` lines below it")
+            value = {str(key): str(item) for key, item in value.items()}
         if isinstance(wanted, type) and type(value) is not wanted:
             raise InvalidInput(f"{path}: {prefix}{name} is {value!r}; write a value of type {wanted.__name__}")
         values[name] = value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from apache_beam.metrics import Metrics
@@ -19,6 +20,12 @@ class LiveCounts:
 
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    watched: dict[str, Callable[[], str]] = field(default_factory=dict)
+    """By name, who may have something to say about a run while it goes on."""
+
+    def trouble(self) -> str:
+        """What a person should know now, empty when all is well."""
+        return "; ".join(filter(None, (say() for say in list(self.watched.values()))))
 
     def add(self, stage: str, name: str, amount: int) -> None:
         with self._lock:
@@ -34,6 +41,7 @@ class LiveCounts:
         with self._lock:
             for key in [key for key in self._counts if key[0] == stage]:
                 del self._counts[key]
+            self.watched.clear()
 
 
 live = LiveCounts()

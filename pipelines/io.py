@@ -208,7 +208,9 @@ class _CommitFn(beam.DoFn):
     def __init__(self, workspace: Workspace, stage: str, header: RunHeader) -> None:
         self._workspace, self._stage, self._header = workspace, stage, header
 
-    def process(self, _: None, tallies: dict[str, int], files: list[tuple[str, str, int]]) -> None:
+    def process(
+        self, _: None, tallies: dict[str, int], files: list[tuple[str, str, int]], forecast: Sequence[dict[str, Any]] = ()
+    ) -> None:
         listed: dict[str, list[str]] = {}
         for table, path, _rows in sorted(set(files)):
             listed.setdefault(table, []).append(path)
@@ -230,6 +232,7 @@ class _CommitFn(beam.DoFn):
             peak_memory_bytes=peak_memory_bytes(),
             files=listed,
             details={name: number for name, number in sorted(tallies.items()) if name.startswith(("kind/", "detail/"))},
+            forecast=dict(*forecast),
         )
         self._workspace.commit(record)
 
@@ -263,6 +266,7 @@ class CommitRun(beam.PTransform):
         tallies: (name, number) pairs; names are `video/in`, `video/annotated`, `video/reused`, `video/dead_lettered`,
             `video/pending`, the same with `pair/`, `kind/WORD` for dead letters by kind, `detail/WORD`, `input_tokens`,
             `cached_input_tokens`, `output_tokens`, `cost_nano_usd`.
+        forecast: one document of what the run was expected to take; None: nothing was forecast.
 
     It is applied to a tuple of the PCollections that `WriteTable` gave.
     """
@@ -271,6 +275,7 @@ class CommitRun(beam.PTransform):
     stage: str
     header: RunHeader
     tallies: tuple[beam.PCollection[tuple[str, int]], ...]
+    forecast: beam.PCollection[dict[str, Any]] | None = None
 
     def expand(self, written: Sequence[beam.PCollection[tuple[str, str, int]]]) -> beam.PCollection[None]:
         files = tuple(written) | "JoinFiles" >> beam.Flatten()
@@ -283,6 +288,7 @@ class CommitRun(beam.PTransform):
                 _CommitFn(self.workspace, self.stage, self.header),
                 tallies=beam.pvalue.AsDict(tallies),
                 files=beam.pvalue.AsList(files),
+                **({"forecast": beam.pvalue.AsList(self.forecast)} if self.forecast is not None else {}),
             )
         )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from pipelines.configuration import Configuration, load_configuration
 
 if TYPE_CHECKING:
     from pipelines.annotators import AnnotatorConfig
+    from pipelines.planning import AnnotateConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Project:
         videos, roots: manifest, folder or glob, and where its uris may lie.
         attributes: ask only about these; empty: all.
         annotator, recording, call_log, golden_folder, online_store: flags, None or empty for the configured ones.
+        model_flags: flags about a model annotator, by group of `Configuration` (model, prompt, pace, fallback, ...).
         beam_args: for every stage.
     """
 
@@ -47,6 +49,7 @@ class Project:
     call_log: str = ""
     golden_folder: str = ""
     online_store: str | None = None
+    model_flags: Mapping[str, Any] = field(default_factory=dict)
     beam_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -62,9 +65,8 @@ class Project:
 
     @cached_property
     def configuration(self) -> Configuration:
-        return load_configuration(
-            self.workspace, annotator=self.annotator, recording=self.recording or None, online_store=self.online_store
-        )
+        flags = {"annotator": self.annotator, "recording": self.recording or None, "online_store": self.online_store}
+        return load_configuration(self.workspace, **flags, **self.model_flags)
 
     @cached_property
     def definitions(self) -> tuple[AttributeDefinition, ...]:
@@ -122,7 +124,25 @@ class Project:
         from pipelines.annotators import AnnotatorConfig
 
         settings = self.configuration
-        return AnnotatorConfig(settings.annotator, settings.recording, self.call_log, weights=settings.weights)
+        first = AnnotatorConfig(
+            settings.annotator,
+            settings.recording,
+            self.call_log,
+            weights=settings.weights,
+            model=settings.model,
+            prompts=settings.prompt,
+            pace=settings.pace,
+            prices=settings.prices,
+            asked=self.asked,
+            options=tuple(sorted(settings.options.items())),
+            answers=settings.answers,
+        )
+        second = settings.fallback
+        if not second.annotator:
+            return first
+        return replace(
+            first, fallback=replace(first, kind=second.annotator, recording=second.recording, model=second.model, options=())
+        )
 
     def check(self) -> None:
         """Reads everything that a whole run needs beside videos, so that a mistake costs no extraction.
@@ -130,40 +150,60 @@ class Project:
         Raises:
             InvalidInput: a definition, the Golden Set, a setting, a Beam option or the recording is wrong.
         """
-        from pipelines.annotators import build_annotator
+        from pipelines.annotators import build_annotator, model_asked
         from pipelines.options import beam_options
 
         beam_options(self.beam_args)
-        if self.annotator_config.kind == "replay":
-            _ = build_annotator(self.annotator_config, self.workspace, store=False).identity  # reads the recording
+        config = self.annotator_config
+        for each in (config, config.fallback):
+            if each is not None and each.kind != "baseline":  # which reads weights, and nothing that can be wrong
+                _ = build_annotator(replace(each, fallback=None), self.workspace, store=False).identity
+            if each is not None and each.asks_model:
+                model_asked(each, self.workspace).check_caps(each.pace)
         _ = self.golden
 
-    def annotate(self, quiet: bool, without_failures_of: str = "", retry_failed: bool = False) -> RunRecord:
+    def annotate(self, quiet: bool, without_failures_of: str = "", **how: Any) -> RunRecord:
         """Runs the second stage.
 
         Args:
             quiet: show no progress.
             without_failures_of: leave out the videos that this extract run did not get through.
-            retry_failed: ask again what was refused before although nothing about it changed.
+            how: further fields of `pipelines.planning.AnnotateConfig`: retry_failed, only_failed, kinds, ...
         """
         from pipelines import annotate
 
-        if self.videos:
-            _ = self.manifest  # refuses what cannot be read, or repeats an id
-        config = annotate.AnnotateConfig(
-            self.workspace,
-            self.asked,
-            self.annotator_config,
-            self.golden,
-            self.videos,
-            self.roots,
-            self.configuration.in_flight,
-            header=self._header(),
-            retry_failed=retry_failed,
-            without_failures_of=without_failures_of,
-        )
+        config = self.annotate_config(without_failures_of=without_failures_of, **how)
         with self._progress("annotate", 0, quiet):
             return annotate.run(config, self.beam_args)
+
+    def forecast(self, batch: bool, **how: Any) -> dict[str, Any]:
+        """What the second stage would ask and take; nobody is asked. Takes what `annotate` takes."""
+        from pipelines import annotate
+
+        return annotate.dry_run(self.annotate_config(**how), batch, self.beam_args)
+
+    def annotate_config(self, **how: Any) -> AnnotateConfig:
+        """What the second stage asks whom."""
+        from pipelines.planning import AnnotateConfig
+
+        if self.videos:
+            _ = self.manifest  # refuses what cannot be read, or repeats an id
+        config = self.annotator_config
+        if "patience_s" in how:
+            config = replace(config, patience_s=how.pop("patience_s"))
+        how.setdefault("header", self._header(self._told()))
+        return AnnotateConfig(self.workspace, self.asked, config, self.golden, self.videos, self.roots, **how)
+
+    def _told(self) -> dict[str, Any]:
+        """Of the annotator, for a run record."""
+        config, settings = self.annotator_config, self.configuration
+        told: dict[str, Any] = {"annotator": config.kind}
+        if config.asks_model:
+            told |= {"model": settings.model.name, "base_url": settings.model.base_url, "ask": settings.prompt.ask}
+            told |= {"max_cost": settings.pace.max_cost, "max_tokens": settings.pace.max_tokens}
+        if config.fallback is not None:
+            told |= {"fallback": config.fallback.kind, "fallback_model": config.fallback.model.name}
+        return {name: value for name, value in told.items() if value}
 
     def distill(self, quiet: bool) -> RunRecord:
         """Runs the third stage."""
@@ -191,18 +231,19 @@ class Project:
         with self._progress("materialize", 0, quiet):
             return materialize.run(config, self.beam_args)
 
-    def _header(self) -> Any:
+    def _header(self, told: Mapping[str, Any] | None = None) -> Any:
         from pipelines.options import RunHeader, beam_options, library_versions
 
         beam_options(self.beam_args)
-        arguments = {"feature_repo": os.path.abspath(self.feature_repo), "videos": self.videos, "beam": list(self.beam_args)}
+        arguments = {"feature_repo": os.path.abspath(self.feature_repo), "videos": self.videos, **(told or {})}
+        arguments["beam"] = list(self.beam_args)
         return RunHeader(arguments={name: value for name, value in arguments.items() if value}, versions=library_versions())
 
     def _progress(self, stage: str, total: int, quiet: bool) -> Any:
         from pipelines.counters import live
 
         live.clear(stage)
-        return terminal.progress(stage, total, lambda: live.of(stage), quiet)
+        return terminal.progress(stage, total, lambda: live.of(stage), quiet, live.trouble)
 
 
 def dead_letter_kinds(record: RunRecord) -> dict[str, int]:
@@ -224,6 +265,18 @@ def pending_reasons(record: RunRecord) -> list[str]:
         for name, number in record.details.items()
         if name.startswith(mark)
     ]
+
+
+def spent_and_forecast(record: RunRecord) -> list[str]:
+    """What a run paid for, beside what it was expected to; nothing where nobody was paid."""
+    if not record.input_tokens and not record.forecast:
+        return []
+    cached = f" ({record.cached_input_tokens:,} cached)" if record.cached_input_tokens else ""
+    paid = f"paid: {record.input_tokens:,} input tokens{cached}, {record.output_tokens:,} output, ${record.cost_usd:,.4f}"
+    told = record.forecast
+    if not told:
+        return [paid]
+    return [paid, f"forecast: {told['input_tokens']:,} input, {told['output_tokens']:,} output, ${told['cost_usd']:,.4f}"]
 
 
 def exit_code(record: RunRecord) -> int:

@@ -20,7 +20,7 @@ from PIL import Image
 from features import storage
 from features.attributes.definition import AttributeDefinition
 from features.errors import Permanent
-from features.records import Annotation, Failure, Frame, RunRecord, Source, VideoFeatures, from_table
+from features.records import Annotation, Failure, Frame, Moment, RunRecord, Source, VideoFeatures, from_table
 from features.serving.resolution import believed, checked_number, outdated
 from features.workspace import Workspace, trusted_seconds
 
@@ -32,6 +32,7 @@ MAX_POINTS = 300
 FRAMES_SHOWN = 4
 SOURCES: tuple[str, ...] = get_args(Source)
 FRAME_SIDE = 256
+MOMENT_SIDE = 160
 BINS = 10
 _BATCH = 4096
 _STATISTICS_COLUMNS = (
@@ -47,6 +48,15 @@ Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
+class ShownMoment:
+    """Seconds that carry a verdict, with the small still that lies nearest to their middle, if there is one."""
+
+    start_s: float
+    end_s: float
+    frame: Frame | None
+
+
+@dataclass(frozen=True)
 class Opinion:
     """What one source says about one attribute of one video.
 
@@ -54,6 +64,7 @@ class Opinion:
         number: as `AttributeDefinition.number` gives it.
         bar: how long its bar is, 0 to 1; None where a bar says nothing (a category).
         present: boolean: at or above the serving threshold; else None.
+        moments: where to look.
     """
 
     attribute: str
@@ -68,6 +79,7 @@ class Opinion:
     annotator: str
     rationale: str
     stale: bool
+    moments: tuple[ShownMoment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -317,7 +329,7 @@ def _cards(workspace: Workspace, chosen: list[str], definitions: Sequence[Attrib
                 transcript_source=row.transcript_source,
                 tags=tuple((tag.name, tag.probability) for tag in row.visual_tags[:6]),
                 frames=_small(row.frames),
-                verdicts=_verdicts(answers.get(row.video_id, []), definitions, row.content_key),
+                verdicts=_verdicts(answers.get(row.video_id, []), definitions, row.content_key, row.frames),
             )
     return tuple(cards[video_id] for video_id in chosen if video_id in cards)
 
@@ -325,18 +337,30 @@ def _cards(workspace: Workspace, chosen: list[str], definitions: Sequence[Attrib
 def _small(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     """A few frames across the clip, made small enough for a page; one that does not decode is left out."""
     places = np.linspace(0, len(frames) - 1, min(len(frames), FRAMES_SHOWN)).round().astype(int).tolist()
-    found = []
-    for frame in (frames[place] for place in places):
-        try:
-            with Image.open(io.BytesIO(frame.jpeg), formats=("JPEG",)) as picture:
-                picture.draft("RGB", (FRAME_SIDE, FRAME_SIDE))
-                picture.thumbnail((FRAME_SIDE, FRAME_SIDE))
-                buffer = io.BytesIO()
-                picture.convert("RGB").save(buffer, "JPEG", quality=74)
-                found.append(Frame(frame.timestamp_s, picture.width, picture.height, buffer.getvalue()))
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue
-    return tuple(found)
+    shown = (_smaller(frames[place], FRAME_SIDE) for place in places)
+    return tuple(frame for frame in shown if frame is not None)
+
+
+def _smaller(frame: Frame, side: int) -> Frame | None:
+    """A frame of at most `side` pixels; None when it does not decode."""
+    try:
+        with Image.open(io.BytesIO(frame.jpeg), formats=("JPEG",)) as picture:
+            picture.draft("RGB", (side, side))
+            picture.thumbnail((side, side))
+            buffer = io.BytesIO()
+            picture.convert("RGB").save(buffer, "JPEG", quality=74)
+            return Frame(frame.timestamp_s, picture.width, picture.height, buffer.getvalue())
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _moments(moments: Sequence[Moment], frames: Sequence[Frame]) -> tuple[ShownMoment, ...]:
+    shown = []
+    for moment in moments:
+        middle = (moment.start_s + moment.end_s) / 2
+        nearest = min(frames, key=lambda frame: abs(frame.timestamp_s - middle), default=None)
+        shown.append(ShownMoment(moment.start_s, moment.end_s, nearest and _smaller(nearest, MOMENT_SIDE)))
+    return tuple(shown)
 
 
 def _valid(answers: Sequence[Annotation], definition: AttributeDefinition, content_key: str) -> Iterator[tuple[Annotation, float]]:
@@ -358,7 +382,7 @@ def _scaled(definition: AttributeDefinition, number: float) -> float:
     return number / max(len(definition.labels) - 1, 1) if definition.value_type == "category" else number
 
 
-def _opinion(answer: Annotation, number: float, definition: AttributeDefinition) -> Opinion:
+def _opinion(answer: Annotation, number: float, definition: AttributeDefinition, frames: Sequence[Frame] = ()) -> Opinion:
     boolean = definition.value_type == "boolean"
     return Opinion(
         attribute=definition.name,
@@ -373,13 +397,16 @@ def _opinion(answer: Annotation, number: float, definition: AttributeDefinition)
         annotator=answer.annotator,
         rationale=answer.rationale,
         stale=answer.definition_hash != definition.definition_hash,
+        moments=_moments(answer.moments, frames),
     )
 
 
-def _verdicts(answers: Sequence[Annotation], definitions: Sequence[AttributeDefinition], content_key: str) -> tuple[Verdict, ...]:
+def _verdicts(
+    answers: Sequence[Annotation], definitions: Sequence[AttributeDefinition], content_key: str, frames: Sequence[Frame] = ()
+) -> tuple[Verdict, ...]:
     found = []
     for definition in definitions:
-        opinions = [_opinion(answer, number, definition) for answer, number in _valid(answers, definition, content_key)]
+        opinions = [_opinion(answer, number, definition, frames) for answer, number in _valid(answers, definition, content_key)]
         if opinions:
             found.append(Verdict(opinions[0], tuple(opinions[1:])))
     return tuple(sorted(found, key=lambda verdict: (verdict.said.present is False, -(verdict.said.bar or 0.0))))

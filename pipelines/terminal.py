@@ -106,14 +106,21 @@ def next_command(line: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(stage: str, total: int, counts: Callable[[], Mapping[str, int]], quiet: bool) -> Iterator[None]:
+def progress(
+    stage: str,
+    total: int,
+    counts: Callable[[], Mapping[str, int]],
+    quiet: bool,
+    trouble: Callable[[], str] = lambda: "",
+) -> Iterator[None]:
     """Shows on standard error how far a stage is while it blocks: a bar on a terminal, a line every 15 seconds elsewhere.
 
     Args:
         stage: its name.
-        total: things to do, 0 when unknown.
+        total: things to do; 0: as many as are counted as `in`, if any.
         counts: the live counts of the stage by outcome.
         quiet: show nothing (for --json).
+        trouble: what else a person should know now; empty: nothing.
     """
     if quiet:
         yield
@@ -125,12 +132,18 @@ def progress(stage: str, total: int, counts: Callable[[], Mapping[str, int]], qu
         failed, pending = now.get("dead_lettered", 0), now.get("pending", 0)
         good = sum(now.get(name, 0) for name in ("annotated", "done", "reused"))
         done, elapsed = good + failed + pending, time.monotonic() - began
-        words = [f"{done} of {total}" if total else f"{good} done", f"{failed} failed"]
+        whole = total or now.get("in", 0)
+        words = [f"{done} of {whole}" if whole else f"{good} done", f"{failed} failed"]
         words += [f"{pending} pending"] if pending else []
+        if now.get("input_tokens"):
+            words.append(f"{now['input_tokens'] + now.get('output_tokens', 0):,} tokens")
+        if now.get("cost_nano_usd"):
+            words.append(f"${now['cost_nano_usd'] / 1e9:.4f}")
         words.append(f"{elapsed:.0f} s")
-        if total and 0 < done < total:
-            words.append(f"about {elapsed / done * (total - done):.0f} s left")
-        return f"{stage:<12}" + ", ".join(words)
+        if whole and 0 < done < whole:
+            words.append(f"about {elapsed / done * (whole - done):.0f} s left")
+        sentence = trouble()
+        return f"{stage:<12}" + ", ".join(words) + (f"; {sentence}" if sentence else "")
 
     def watch() -> None:
         if err.is_terminal:

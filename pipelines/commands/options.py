@@ -25,7 +25,11 @@ Roots = Annotated[
 ]
 BeamArgs = Annotated[list[str] | None, typer.Argument(metavar="[-- BEAM OPTIONS]", help="Any Beam option, after --.")]
 AnnotatorKind = Annotated[
-    str | None, typer.Option("--annotator", help="Who answers: baseline (no key, no server) or replay (from --recording).")
+    str | None,
+    typer.Option(
+        "--annotator",
+        help="Who answers: baseline (no key, no server), gemini, openai (any compatible server), replay, or a plugin.",
+    ),
 ]
 Recording = Annotated[str, typer.Option("--recording", help="JSONL of recorded answers, for --annotator replay.")]
 CallLog = Annotated[str, typer.Option("--call-log", hidden=True, help="Adds a line for each real call of the replay annotator.")]

@@ -1,4 +1,4 @@
-"""The five stages as commands of their own."""
+"""The stages as commands of their own; `vidattr annotate` is in `pipelines.commands.annotate`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ import typer
 from pipelines.commands.options import (
     DEFAULT_FEATURE_REPO,
     DEFAULT_WORKSPACE,
-    AnnotatorKind,
     BeamArgs,
-    CallLog,
     FeatureRepo,
-    Golden,
     Json,
-    Recording,
     Roots,
     Videos,
     WorkspacePath,
@@ -45,41 +41,7 @@ def extract(
     from pipelines.project import Project
 
     project = Project(workspace, videos=videos, roots=tuple(root or ()), beam_args=tuple(beam_args or ()))
-    _end(lambda quiet: project.extract(retry_failed, quiet), as_json, workspace, "annotate")
-
-
-def annotate(
-    workspace: WorkspacePath = DEFAULT_WORKSPACE,
-    feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,
-    videos: Annotated[
-        str, typer.Option("--videos", "-v", help="Only the videos of this manifest; default: all with features.")
-    ] = "",
-    root: Roots = None,
-    attribute: OnlyAttributes = None,
-    annotator: AnnotatorKind = None,
-    recording: Recording = "",
-    retry_failed: RetryFailed = False,
-    call_log: CallLog = "",
-    golden: Golden = "",
-    as_json: Json = False,
-    beam_args: BeamArgs = None,
-) -> None:
-    """Ask about every (video, attribute) pair that has no answer yet. Golden Set labels are written beside the answers."""
-    from pipelines.project import Project
-
-    project = Project(
-        workspace,
-        feature_repo=feature_repo,
-        videos=videos,
-        roots=tuple(root or ()),
-        attributes=tuple(attribute or ()),
-        annotator=annotator,
-        recording=recording,
-        call_log=call_log,
-        golden_folder=golden,
-        beam_args=tuple(beam_args or ()),
-    )
-    _end(lambda quiet: project.annotate(quiet, retry_failed=retry_failed), as_json, workspace, "distill")
+    end_stage(lambda quiet: project.extract(retry_failed, quiet), as_json, workspace, "annotate")
 
 
 def distill(
@@ -92,7 +54,7 @@ def distill(
     from pipelines.project import Project
 
     project = Project(workspace, feature_repo=feature_repo, beam_args=tuple(beam_args or ()))
-    _end(project.distill, as_json, workspace, "score")
+    end_stage(project.distill, as_json, workspace, "score")
 
 
 def score(
@@ -105,7 +67,7 @@ def score(
     from pipelines.project import Project
 
     project = Project(workspace, feature_repo=feature_repo, beam_args=tuple(beam_args or ()))
-    _end(project.score, as_json, workspace, "materialize")
+    end_stage(project.score, as_json, workspace, "materialize")
 
 
 def materialize(
@@ -119,13 +81,13 @@ def materialize(
     from pipelines.project import Project
 
     project = Project(workspace, feature_repo=feature_repo, online_store=online_store, beam_args=tuple(beam_args or ()))
-    _end(project.materialize, as_json, workspace, "get", "VIDEO_ID")
+    end_stage(project.materialize, as_json, workspace, "get", "VIDEO_ID")
 
 
-def _end(stage: Callable[[bool], RunRecord], as_json: bool, workspace: str, after: str, *places: str) -> None:
+def end_stage(stage: Callable[[bool], RunRecord], as_json: bool, workspace: str, after: str, *places: str) -> None:
     """Runs a stage, shows what came of it and the command `after` it, and exits with its code."""
     from pipelines import stopping, terminal
-    from pipelines.project import dead_letter_kinds, exit_code, pending_reasons
+    from pipelines.project import dead_letter_kinds, exit_code, pending_reasons, spent_and_forecast
 
     with stopping.on_interrupt():
         record = stage(as_json)
@@ -140,6 +102,8 @@ def _end(stage: Callable[[bool], RunRecord], as_json: bool, workspace: str, afte
             terminal.say(f"  dead letters of kind {kind}: {number}")
         for sentence in pending_reasons(record):
             terminal.say(f"  {sentence}")
+        for sentence in spent_and_forecast(record):
+            terminal.say(sentence)
         terminal.say(f"run {record.run_id}, {record.timings.get('total', 0):.1f} s")
         if exit_code(record) == 1:
             after, places = "runs show", (record.run_id,)

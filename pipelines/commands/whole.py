@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from pipelines.commands.model_options import with_model_options
 from pipelines.commands.options import (
     DEFAULT_FEATURE_REPO,
     DEFAULT_WORKSPACE,
@@ -23,6 +24,7 @@ from pipelines.commands.options import (
 from pipelines.commands.stages import OnlyAttributes, RetryFailed
 
 
+@with_model_options
 def run(
     videos: Videos,
     workspace: WorkspacePath = DEFAULT_WORKSPACE,
@@ -37,6 +39,7 @@ def run(
     golden: Golden = "",
     as_json: Json = False,
     beam_args: BeamArgs = None,
+    model_flags: Any = None,
 ) -> None:
     """From videos to attributes online: register, extract, annotate, distil, score, materialise, report.
 
@@ -57,6 +60,7 @@ def run(
         call_log=call_log,
         golden_folder=golden,
         online_store=online_store,
+        model_flags=model_flags,
         beam_args=tuple(beam_args or ()),
     )
     with stopping.on_interrupt():

@@ -25,9 +25,10 @@ import sys
 from features.workspace import Workspace
 from pipelines import annotate
 from pipelines.annotators import AnnotatorConfig
+from features.annotators.settings import PaceSettings
 from tests.pipelines.hand_made import definition
-annotator = AnnotatorConfig("replay", sys.argv[2], sys.argv[3])
-config = annotate.AnnotateConfig(Workspace(sys.argv[1]), (definition("funny"), definition("calm")), annotator, in_flight=16)
+annotator = AnnotatorConfig("replay", sys.argv[2], sys.argv[3], pace=PaceSettings(in_flight=16))
+config = annotate.AnnotateConfig(Workspace(sys.argv[1]), (definition("funny"), definition("calm")), annotator)
 annotate.run(config)
 """
 
@@ -51,7 +52,7 @@ def test_only_calls_in_flight_are_paid_again(tmp_path: pathlib.Path, repo_root: 
     assert IN_FLIGHT < before < VIDEOS, "it was to be killed half-way"
     assert [record.stage for record in workspace.runs()] == ["extract"] and not list(workspace.rows(Annotation))
 
-    config = AnnotateConfig(workspace, DEFINITIONS, AnnotatorConfig("replay", recording, str(log)), in_flight=IN_FLIGHT)
+    config = AnnotateConfig(workspace, DEFINITIONS, AnnotatorConfig("replay", recording, str(log)))
     record = annotate.run(config)
     calls = [(call["video_id"], name) for call in map(json.loads, log.read_text().splitlines()) for name in call["attributes"]]
     assert set(calls) == {(v, d.name) for v in ids for d in DEFINITIONS}

@@ -194,7 +194,7 @@ def test_a_replayed_bundle_asks_once_and_writes_the_same_rows(with_features: Mak
 def test_nothing_to_ask_is_said_before_anything_starts(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InvalidInput, match="add a definition"):
         AnnotateConfig(Workspace(str(tmp_path)), ())
-    with pytest.raises(InvalidInput, match="'oracle' is no annotator: choose one of baseline, replay"):
+    with pytest.raises(InvalidInput, match="'oracle' is no annotator: choose one of baseline, gemini, openai, replay"):
         AnnotatorConfig("oracle")
 
 
