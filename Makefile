@@ -1,4 +1,5 @@
 # make demo     the whole way on a sample corpus, or on VIDEOS=folder-or-manifest
+#               LLM=1: a language model on this machine labels a priority corpus of a dozen videos, the student covers the rest
 # make test     every test; what needs a service that is missing skips and says so
 # make services installs what the tests need besides Python (Debian)
 # make bench    the figures of the README
@@ -6,6 +7,9 @@
 VENV ?= .venv
 DEMO ?= demo
 VIDEOS ?= $(DEMO)/videos
+LLM ?=
+LLM_MODEL ?= qwen2.5-1.5b
+LLM_PORT ?= 8089
 SAMPLE := $(filter $(DEMO)/videos,$(VIDEOS))
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -25,7 +29,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py
 demo: env
 	$(BIN)/vidattr weights install
 	$(if $(SAMPLE),$(BIN)/vidattr sample $(VIDEOS))
-	$(BIN)/vidattr run --videos $(VIDEOS)$(if $(SAMPLE),/manifest.jsonl --golden $(VIDEOS)/golden) --workspace $(DEMO)/workspace
+	$(if $(LLM),$(demo_with_llm),$(BIN)/vidattr run --videos $(VIDEOS)$(if $(SAMPLE),/manifest.jsonl --golden $(VIDEOS)/golden) --workspace $(DEMO)/workspace)
+
+# The server loads while videos are extracted; requests that come too early are tried again. It ends with the run.
+define demo_with_llm
+$(BIN)/vidattr weights install $(LLM_MODEL)
+	head -n 12 $(VIDEOS)/manifest.jsonl > $(VIDEOS)/priority.jsonl
+	$(BIN)/vidattr dev llm $(LLM_MODEL) --port $(LLM_PORT) --slots 1 & server=$$!; trap "kill $$server" EXIT; \
+	$(BIN)/vidattr run --videos $(VIDEOS)/manifest.jsonl --priority $(VIDEOS)/priority.jsonl --workspace $(DEMO)/llm \
+		--annotator openai --base-url http://127.0.0.1:$(LLM_PORT)/v1 --model $(LLM_MODEL) \
+		--ask each --evidence text --first-token --in-flight 1 --timeout 600
+endef
 
 test: env
 	$(BIN)/vidattr weights install

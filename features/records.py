@@ -45,12 +45,18 @@ SOUND_STATS: tuple[str, ...] = (
 
 def digest(*parts: str | bytes) -> str:
     """The first 32 hex digits of SHA-256 over length-prefixed parts, so that ("ab", "c") and ("a", "bc") differ."""
-    state = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        state.update(len(data).to_bytes(8, "little"))
-        state.update(data)
-    return state.hexdigest()[:32]
+    return digest_of(b"".join(map(prefixed, parts)))
+
+
+def prefixed(part: str | bytes) -> bytes:
+    """A part as `digest` reads it: eight bytes of its length, little-endian, and itself."""
+    data = part.encode() if isinstance(part, str) else part
+    return len(data).to_bytes(8, "little") + data
+
+
+def digest_of(prefixed_parts: bytes) -> str:
+    """What `digest` gives for parts that are prefixed already."""
+    return hashlib.sha256(prefixed_parts).hexdigest()[:32]
 
 
 def _field(name: str, kind: pa.DataType, doc: str, nullable: bool = False) -> pa.Field:
@@ -467,7 +473,7 @@ _NESTED: dict[tuple[type, str], type] = {
 
 def _plain(row: Row) -> dict[str, Any]:
     return {
-        name: [dataclasses.asdict(item) for item in value] if (type(row), name) in _NESTED else value
+        name: [vars(item) for item in value] if (type(row), name) in _NESTED else value
         for name, value in vars(row).items()
     }
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -19,6 +20,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
 from features import storage
+from features.annotators.control import STOPPED
 from features.annotators.protocol import AnnotationReply, AnnotationRequest, Answer, Usage
 from features.attributes.registry import exclusive
 from features.errors import Halted, Permanent, Transient
@@ -33,7 +35,13 @@ from pipelines.io import CommitRun, WriteTable, at_bundle_end, finish, tallies, 
 from pipelines.options import check_place, make_pipeline
 from pipelines.planning import STAGE, AnnotateConfig, Plan, Question, dead_letters
 
-__all__ = ["STAGE", "AnnotateConfig", "build", "dry_run", "run"]
+__all__ = ["STAGE", "AnnotateConfig", "build", "dry_run", "run", "told"]
+
+
+ROWS = 1_000
+"""Annotations that a worker collects before it hands them on."""
+SHOWN = ("input_tokens", "output_tokens", "cost_nano_usd")
+"""Tallies that the progress line shows while they grow."""
 
 
 class AskFn(beam.DoFn):
@@ -48,6 +56,10 @@ class AskFn(beam.DoFn):
         self._whose = Whose.of(annotator)
         self._window: Window[tuple[VideoFeatures, Question]] = Window(annotator, self._config.annotator.window, self._finish)
 
+    def start_bundle(self) -> None:
+        self._rows: list[Annotation] = []
+        self._tallies: Counter[str] = Counter()
+
     def teardown(self) -> None:
         annotators.release(self._config.annotator, self._config.workspace)
 
@@ -59,13 +71,24 @@ class AskFn(beam.DoFn):
         for video in latest(from_table(table, VideoFeatures)).values():
             question = questions[video.video_id]
             if stopping.requested():
-                yield from self._outcomes(question, pending=len(question.asked))
+                self._pending(STOPPED, len(question.asked))
+                self._outcomes(question, pending=len(question.asked))
                 continue
             request = AnnotationRequest(video, tuple(self._definitions[name] for name in question.asked))
             yield from self._window.ask((video, question), request)
+            if len(self._rows) >= ROWS:
+                yield from self._flush()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         yield from at_bundle_end(self._window.drain())
+        yield from at_bundle_end(self._flush())
+        yield from at_bundle_end(tallies(self._tallies))
+
+    def _flush(self) -> Iterator[pa.RecordBatch]:
+        """What was answered so far as one batch: Arrow takes hundreds of rows in hardly more time than ten."""
+        if self._rows:
+            yield to_batch(self._rows, Annotation)
+            self._rows = []
 
     def _finish(self, about: tuple[VideoFeatures, Question], future: Future[AnnotationReply]) -> Iterator[Any]:
         video, question = about
@@ -73,23 +96,23 @@ class AskFn(beam.DoFn):
             reply = future.result()
         except Permanent as error:
             yield from self._dead(video, [(name, error.kind, str(error), "") for name in question.asked])
-            yield from self._outcomes(question, dead_lettered=len(question.asked))
+            self._outcomes(question, dead_lettered=len(question.asked))
             return
         except (Transient, Halted) as error:
-            yield from self._pending(str(error), len(question.asked))
-            yield from self._outcomes(question, pending=len(question.asked))
+            self._pending(str(error), len(question.asked))
+            self._outcomes(question, pending=len(question.asked))
             return
         rows = [self._annotation(video, answer) for answer in reply.answers]
-        if rows:
-            yield to_batch(rows, Annotation)
-        yield from self._dead(video, [(r.attribute, r.kind, r.message, r.reply_digest) for r in reply.refusals])
-        yield from _spent(reply.spent)
+        self._rows += rows
+        if reply.refusals:
+            yield from self._dead(video, [(r.attribute, r.kind, r.message, r.reply_digest) for r in reply.refusals])
+        self._paid(reply.spent)
         stored = sum(answer.reused for answer in reply.answers)
         refused = len({refusal.attribute for refusal in reply.refusals})
         pending = len(question.asked) - len(rows) - refused
         if pending:
-            yield from self._pending(reply.why_pending or "no answer", pending)
-        yield from self._outcomes(question, len(rows) - stored, stored, refused, pending)
+            self._pending(reply.why_pending or "no answer", pending)
+        self._outcomes(question, len(rows) - stored, stored, refused, pending)
 
     def _annotation(self, video: VideoFeatures, answer: Answer) -> Annotation:
         definition, by = self._definitions[answer.attribute], answer.by or self._whose.first
@@ -121,38 +144,40 @@ class AskFn(beam.DoFn):
             video.video_id, [(name, keys[name], *problem) for name, *problem in problems], self._config.header.run_id
         )
 
-    def _pending(self, why: str, pairs: int) -> Iterator[TaggedOutput]:
-        yield from tallies({f"detail/pending: {why}"[:400]: pairs})
+    def _pending(self, why: str, pairs: int) -> None:
+        self._tallies[f"detail/pending: {why}"[:400]] += pairs
 
-    def _outcomes(
-        self, question: Question, annotated: int = 0, stored: int = 0, dead_lettered: int = 0, pending: int = 0
-    ) -> Iterator[TaggedOutput]:
-        """Tallies of what became of one video's questions, and of the video."""
+    def _paid(self, usage: Usage) -> None:
+        """Counts what was paid, refused and unusable replies included."""
+        for name, amount in paid_tallies(usage):
+            if amount:
+                self._tallies[name] += amount
+                if name in SHOWN:
+                    count(STAGE, name, amount)
+
+    def _outcomes(self, question: Question, annotated: int = 0, stored: int = 0, dead_lettered: int = 0, pending: int = 0) -> None:
+        """Counts what became of one video's questions, and of the video."""
         pairs = {"annotated": annotated, "reused": stored, "dead_lettered": dead_lettered, "pending": pending}
         for name, amount in pairs.items():
             if amount:
                 count(STAGE, name, amount)
-        video = question.outcome(annotated, stored, pending)
-        yield from tallies({f"video/{video}": 1, **{f"pair/{name}": amount for name, amount in pairs.items()}})
+                self._tallies[f"pair/{name}"] += amount
+        self._tallies[f"video/{question.outcome(annotated, stored, pending)}"] += 1
 
 
-def _spent(usage: Usage) -> Iterator[TaggedOutput]:
-    """Tallies of what was paid, refused and unusable replies included."""
-    amounts = {
-        "detail/requests": usage.requests,
-        "input_tokens": usage.input_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cost_nano_usd": round(1e9 * usage.cost_usd),
-    }
-    for name in ("input_tokens", "output_tokens", "cost_nano_usd"):
-        if amounts[name]:
-            count(STAGE, name, amounts[name])
-    yield from tallies(amounts)
+def paid_tallies(usage: Usage) -> tuple[tuple[str, int], ...]:
+    """Tallies of what was paid, as `CommitRun` takes them."""
+    return (
+        ("detail/requests", usage.requests),
+        ("input_tokens", usage.input_tokens),
+        ("cached_input_tokens", usage.cached_input_tokens),
+        ("output_tokens", usage.output_tokens),
+        ("cost_nano_usd", round(1e9 * usage.cost_usd)),
+    )
 
 
 def build(pipeline: beam.Pipeline, config: AnnotateConfig) -> None:
-    """Wires the stage."""
+    """Wires the stage. The configuration is one of `told`."""
     workspace, run_id = config.workspace, config.header.run_id
     planned = pipeline | "Plan" >> Plan(config)
     asked = (
@@ -216,15 +241,21 @@ def dry_run(config: AnnotateConfig, batch: bool = False, beam_args: Sequence[str
     return document
 
 
-def _ready(config: AnnotateConfig) -> AnnotateConfig:
-    """The configuration with what only the whole of it tells its annotator, checked."""
-    check_place(config.workspace, () if config.annotator.answers else (ANSWERS,))
-    told = {"golden": config.golden, "asked": config.definitions, "run_id": config.header.run_id}
-    told["ask_refused"] = config.retry_failed or config.only_failed
-    annotator = replace(config.annotator, **told)
+def told(config: AnnotateConfig) -> AnnotateConfig:
+    """The configuration with what only the whole of it tells its annotator: what `build` takes."""
+    known: dict[str, Any] = {"golden": config.golden, "asked": config.definitions, "run_id": config.header.run_id}
+    known["ask_refused"] = config.retry_failed or config.only_failed
+    annotator = replace(config.annotator, **known)
     if annotator.fallback is not None:
-        annotator = replace(annotator, fallback=replace(annotator.fallback, **told))
-    for each in (annotator, annotator.fallback):
+        annotator = replace(annotator, fallback=replace(annotator.fallback, **known))
+    return replace(config, annotator=annotator)
+
+
+def _ready(config: AnnotateConfig) -> AnnotateConfig:
+    """The same, checked."""
+    check_place(config.workspace, () if config.annotator.answers else (ANSWERS,))
+    config = told(config)
+    for each in (config.annotator, config.annotator.fallback):
         if each is not None and each.asks_model:
             annotators.model_asked(each, config.workspace).check_caps(each.pace)
-    return replace(config, annotator=annotator)
+    return config

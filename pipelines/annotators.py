@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import threading
 import time
 from collections.abc import Sequence
@@ -212,7 +211,7 @@ _held: dict[str, _Held] = {}
 
 
 def _name(config: AnnotatorConfig, workspace: Workspace) -> str:
-    return digest(pickle.dumps((config, workspace.root)))
+    return digest(repr(config), workspace.root)
 
 
 def acquire(config: AnnotatorConfig, workspace: Workspace) -> Annotator:

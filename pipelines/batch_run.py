@@ -16,6 +16,7 @@ from features.annotators.protocol import AnnotationRequest, Usage
 from features.errors import InvalidInput
 from features.records import RunRecord
 from features.workspace import trusted_seconds
+from pipelines.annotate import paid_tallies
 from pipelines.annotators import AnnotatorConfig, Whose, answers_of, model_asked
 from pipelines.batch_jobs import JobStatus, collect_jobs, jobs_status, newest_videos, submit_jobs
 from pipelines.options import RunHeader, library_versions
@@ -74,17 +75,9 @@ def collect(project: Project, quiet: bool, patience_s: float, **how: Any) -> Run
     came = collect_jobs(
         project.workspace, batches, asked.writer, asked.identity, cost, answers, config.header.run_id, patience_s=patience_s
     )
-    spent = came.spent
-    noted = {
-        "detail/requests": spent.requests,
-        "input_tokens": spent.input_tokens,
-        "cached_input_tokens": spent.cached_input_tokens,
-        "output_tokens": spent.output_tokens,
-        "cost_nano_usd": round(1e9 * spent.cost_usd),
-    }
     arguments = {**config.header.arguments, "batch_jobs": json.loads(json.dumps(came.details(), default=str))}
     header = dataclasses.replace(config.header, arguments=arguments)
-    return project.annotate(quiet, patience_s=patience_s, header=header, noted=tuple(noted.items()), **how)
+    return project.annotate(quiet, patience_s=patience_s, header=header, noted=paid_tallies(came.spent), **how)
 
 
 def status(project: Project, patience_s: float) -> list[JobStatus]:

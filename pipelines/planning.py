@@ -137,6 +137,7 @@ class PlanFn(beam.DoFn):
         self._config = config
 
     def setup(self) -> None:
+        self._names = [definition.name for definition in self._config.definitions]
         self._whose = Whose.of(build_annotator(self._config.annotator, self._config.workspace, store=False))
 
     def process(self, element: tuple[str, dict[str, Iterable[str]]]) -> Iterator[Any]:
@@ -174,6 +175,8 @@ class PlanFn(beam.DoFn):
 
     def _open(self, content_key: str, known: list[Any], refused: dict[str, tuple[Any, ...]]) -> tuple[list[str], list[str]]:
         """What has no answer: (what is asked, what was refused before and is not)."""
+        if not known and not refused:
+            return list(self._names), []
         newest = {(attribute, source): None if gone else key for _, attribute, source, key, gone in known}
         asked, dead = [], []
         for definition in self._config.definitions:

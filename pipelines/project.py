@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from features.annotators.chain import DEFAULT_MODEL
 from features.attributes.definition import AttributeDefinition
 from features.attributes.golden import golden_annotations
 from features.attributes.loading import load_definitions
@@ -33,6 +34,7 @@ class Project:
     Attributes:
         workspace_path, feature_repo: where.
         videos, roots: manifest, folder or glob, and where its uris may lie.
+        priority: a manifest of the videos that the annotator is asked about in a whole run; empty: all of `videos`.
         attributes: ask only about these; empty: all.
         annotator, recording, call_log, golden_folder, online_store: flags, None or empty for the configured ones.
         model_flags: flags about a model annotator, by group of `Configuration` (model, prompt, pace, fallback, ...).
@@ -49,6 +51,7 @@ class Project:
     call_log: str = ""
     golden_folder: str = ""
     online_store: str | None = None
+    priority: str = ""
     model_flags: Mapping[str, Any] = field(default_factory=dict)
     beam_args: tuple[str, ...] = ()
 
@@ -188,18 +191,24 @@ class Project:
 
         if self.videos:
             _ = self.manifest  # refuses what cannot be read, or repeats an id
+        if self.priority:
+            _ = load_manifest(self.priority, self.roots)
         config = self.annotator_config
         if "patience_s" in how:
             config = replace(config, patience_s=how.pop("patience_s"))
         how.setdefault("header", self._header(self._told()))
-        return AnnotateConfig(self.workspace, self.asked, config, self.golden, self.videos, self.roots, **how)
+        return AnnotateConfig(self.workspace, self.asked, config, self.golden, self.priority or self.videos, self.roots, **how)
 
     def _told(self) -> dict[str, Any]:
         """Of the annotator, for a run record."""
         config, settings = self.annotator_config, self.configuration
         told: dict[str, Any] = {"annotator": config.kind}
         if config.asks_model:
-            told |= {"model": settings.model.name, "base_url": settings.model.base_url, "ask": settings.prompt.ask}
+            told |= {
+                "model": settings.model.name or DEFAULT_MODEL[config.kind],
+                "base_url": settings.model.base_url,
+                "ask": settings.prompt.ask,
+            }
             told |= {"max_cost": settings.pace.max_cost, "max_tokens": settings.pace.max_tokens}
         if config.fallback is not None:
             told |= {"fallback": config.fallback.kind, "fallback_model": config.fallback.model.name}

@@ -36,7 +36,8 @@ class WholeRun:
 def combined_counts(extract: RunRecord, annotate: RunRecord | None, attributes: int) -> tuple[Counts, Counts]:
     """Counts of the whole run in videos and in pairs: a video that never reached the annotator takes its pairs with it.
 
-    What was lost on the way is what `annotate` did not see, so the law of counts holds whatever it saw: fewer videos than were
+    `annotate` is the stage that answers about every video: `score` where the annotator is asked about a priority corpus only.
+    What was lost on the way is what it did not see, so the law of counts holds whatever it saw: fewer videos than were
     extracted (the rest is pending), or more (their features are older than this run).
     """
     into = extract.counts.into
@@ -106,7 +107,7 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
     for sentence in plan.sentences():
         say(sentence)
     extract = timed("extract", lambda: project.extract(retry_failed, quiet))
-    annotate, online = None, True
+    annotate, score, online = None, None, True
     if extract.counts.annotated and not stopping.requested():
         annotate = timed("annotate", lambda: project.annotate(quiet, extract.run_id, retry_failed))
     if annotate and annotate.counts.annotated and not stopping.requested():
@@ -116,7 +117,7 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
             tell(f"No student was trained: {error}")
         else:
             if not stopping.requested():
-                timed("score", lambda: project.score(quiet))
+                score = timed("score", lambda: project.score(quiet))
         if not stopping.requested():
             try:
                 timed("materialize", lambda: project.materialize(quiet))
@@ -130,7 +131,9 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
     if waiting:
         tell(f"{waiting} videos are not in the online store yet, which serves their old values.")
 
-    counts, pair_counts = combined_counts(extract, annotate, len(definitions))
+    # Beyond the priority corpus nobody but the student is asked.
+    answered = score if project.priority and score else annotate
+    counts, pair_counts = combined_counts(extract, answered, len(definitions))
     kinds: dict[str, int] = {}
     for stage in stages:
         for kind, number in dead_letter_kinds(stage).items():

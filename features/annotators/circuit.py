@@ -27,7 +27,8 @@ class Circuit(Around):
     - Unavailable opens the circuit for good: whatever comes after raises the same at once.
     - FAILURES Transient failures without a success in between open it for a cool-down, then one probe goes out; the others wait.
       When nothing has worked for `outage_patience_s`, that is Unavailable too.
-    - REFUSALS Permanent failures (invalid_request) before the first success are Unavailable: the server refuses every request.
+    - REFUSALS Permanent failures (invalid_request) of single videos before the first success are Unavailable: the server refuses
+      every request.
 
     A success of a request that was sent before closes the circuit as well. A probe that is cancelled, or that could not be sent,
     hands on to the next in line.
@@ -85,7 +86,8 @@ class Circuit(Around):
             self._failed(probe, error)
             raise
         except Permanent as error:
-            self._refused(error)
+            if not request.packed_with:  # a pack is refused for one poisoned video, and then so is each smaller pack with it
+                self._refused(error)
             raise
         else:
             self._worked_ever = True

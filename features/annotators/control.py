@@ -22,6 +22,7 @@ from features.errors import InvalidInput, Permanent, Stopped, Transient
 
 T = TypeVar("T")
 
+STOPPED = "the run was stopped before this was asked; the next run goes on from here"
 POLL_S = 0.2
 """How often those who wait look whether they still should."""
 
@@ -198,7 +199,7 @@ class Control:
     def stopped(self) -> Stopped:
         """What to raise once `orders` says so: who stopped the run, and what to do."""
         if self._stopping() or not self.path:
-            return Stopped("the run was stopped before this was asked; the next run goes on from here")
+            return Stopped(STOPPED)
         note = f" ({self._orders.note})" if self._orders.note else ""
         return Stopped(f"{self.path} says stopped{note}; take that line out and run again: it goes on from here")
 

@@ -212,7 +212,7 @@ def _tokens(result: Mapping[str, Any]) -> tuple[Token, ...]:
 def _token(candidate: Mapping[str, Any]) -> tuple[str, float]:
     """JSON of protocol buffers leaves out what is zero or empty."""
     token, logprob = candidate.get("token", ""), float(candidate.get("logProbability", 0.0))
-    if not isinstance(token, str) or not math.isfinite(logprob):
+    if not isinstance(token, str) or not logprob < math.inf:
         raise ValueError("no token")
     return token, logprob
 
@@ -255,7 +255,7 @@ class GeminiClient:
         standard = _vertex_address(settings.location or DEFAULT_LOCATION) if settings.project else PROVIDER
         address = checked_address(settings.base_url or os.environ.get(variable, "") or standard)
         # What the SDK sends as well, so that the server stops when nobody waits any more.
-        headers = {"X-Server-Timeout": str(math.ceil(settings.timeout_s))}
+        headers: dict[str, str | Secret] = {"X-Server-Timeout": str(math.ceil(settings.timeout_s))}
         key_from = ""
         secrets: tuple[Secret, ...] = ()
         if settings.project:
@@ -268,7 +268,7 @@ class GeminiClient:
         ):
             key, key_from = api_key(settings, KEY_VARIABLES)
             secrets = (key,)
-            headers["x-goog-api-key"] = key.reveal()
+            headers["x-goog-api-key"] = key
         name = "Vertex AI" if settings.project else "Gemini"
         self._posts = Posts(Service(name, address, settings.name, key_from, secrets), settings.timeout_s, headers)
 
@@ -277,8 +277,8 @@ class GeminiClient:
         posts = self._posts
         if posts is None:
             raise RuntimeError("open the client first")
-        headers = None if self._tokens is None else await self._tokens.headers()
-        status, answered, content = await posts.send(self._path, body(prompt, self.settings), headers)
+        token = None if self._tokens is None else await self._tokens.headers()
+        status, answered, content = await posts.send(self._path, body(prompt, self.settings), token)
         if status != 200:
             raise problem(status, answered, content, posts.service)
         document = posts.read(content)

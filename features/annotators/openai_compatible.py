@@ -7,6 +7,7 @@ at a fraction of what the official SDK takes of the processor; the tests send th
 from __future__ import annotations
 
 import base64
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -184,14 +185,16 @@ def _tokens(logprobs: object) -> tuple[Token, ...]:
     if not isinstance(content, list):
         return ()
     try:
-        return tuple(
-            Token(
-                each["token"], float(each["logprob"]), tuple((top["token"], float(top["logprob"])) for top in each["top_logprobs"])
-            )
-            for each in content
-        )
+        return tuple(Token(*_token(each), tuple(_token(top) for top in each["top_logprobs"])) for each in content)
     except (KeyError, TypeError, ValueError):
         return ()  # half of them would be misread as all
+
+
+def _token(token: Mapping[str, Any]) -> tuple[str, float]:
+    text, logprob = token["token"], float(token["logprob"])
+    if not isinstance(text, str) or not logprob < math.inf:
+        raise ValueError("no token")
+    return text, logprob
 
 
 def _error_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -302,10 +305,10 @@ class OpenAIClient:
         asked_for = settings.api_key_file or settings.api_key_env
         key_from = ""
         secrets: tuple[Secret, ...] = ()
-        headers: dict[str, str] = {}
+        headers: dict[str, str | Secret] = {}
         if asked_for or address == PROVIDER or any(os.environ.get(name, "").strip() for name in KEY_VARIABLES):
             key, key_from = api_key(settings, KEY_VARIABLES)
-            secrets, headers = (key,), {"Authorization": f"Bearer {key.reveal()}"}
+            secrets, headers = (key,), {"Authorization": Secret(f"Bearer {key.reveal()}")}
         self._posts = Posts(Service("the model server", address, settings.name, key_from, secrets), settings.timeout_s, headers)
 
     async def complete(self, prompt: Prompt) -> Completion:

@@ -158,7 +158,10 @@ class PromptWriter:
 
     def unseen(self, request: AnnotationRequest) -> tuple[str, ...]:
         """Names of the request's definitions that may see nothing of its first video, although others may."""
-        view = self._prepare(request.definitions).view
+        if self.settings.ask == "each":  # the request goes out as one exchange a question
+            view = self._view(self._definitions or request.definitions)
+        else:
+            view = self._prepare(request.definitions).view
         if view.shows(request.video) and all(set(view.evidence) <= set(each.evidence) for each in request.definitions):
             return ()
         own = {each.name: replace(view, evidence=prompt_words.admitted(each, view)) for each in request.definitions}

@@ -7,10 +7,11 @@ around an annotator: see `Around`. One call of the innermost annotator is one ex
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from features.attributes.definition import AttributeDefinition
-from features.records import Moment, Source, VideoFeatures, digest
+from features.records import Moment, Source, VideoFeatures, digest_of, prefixed
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,17 @@ class AnnotatorIdentity:
 
     def answer_key(self, content_key: str, definition_hash: str) -> str:
         """Law 2: the same content, definition, prompt, model and parameters are never paid for twice."""
-        own = [text for definition, text in self.parameters_by_definition if definition == definition_hash]
-        return digest(content_key, definition_hash, self.prompt, self.model, self.parameters, *own)
+        rest = self._rest.get(definition_hash)
+        if rest is None:
+            own = [text for definition, text in self.parameters_by_definition if definition == definition_hash]
+            parts = (definition_hash, self.prompt, self.model, self.parameters, *own)
+            rest = self._rest[definition_hash] = b"".join(map(prefixed, parts))
+        return digest_of(prefixed(content_key) + rest)
+
+    @cached_property
+    def _rest(self) -> dict[str, bytes]:
+        """By definition, all of a key's parts but the content: they are the same for every video."""
+        return {}
 
 
 class Annotator(Protocol):

@@ -21,6 +21,8 @@ _LOOKS_SECRET = (
     re.compile(r"\bsk-[\w*-]{6,}"),  # OpenAI; it quotes half of a wrong key in its refusal
     re.compile(r"\bAIza[\w-]{20,}"),  # Google API keys
     re.compile(r"\bya29\.[\w.-]{10,}"),  # Google access tokens
+    re.compile(r"\beyJ[\w-]{10,}\.[\w-]+\.[\w-]*"),  # JSON web tokens
+    re.compile(r"\b(?:hf|gsk|xai|nvapi)[-_][\w-]{16,}"),  # keys of services that host open models
     re.compile(r"(?<=//)[^/\s:@]+:[^/\s@]+(?=@)"),  # user and password in an address
 )
 

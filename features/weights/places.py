@@ -37,6 +37,7 @@ class Row(NamedTuple):
     sha256: str
     state: str
     path: str
+    optional: bool
 
 
 def weights_folder() -> Path:
@@ -85,11 +86,15 @@ def write_receipt(built: Path, **facts: str | int) -> None:
 def verify(names: Iterable[str] | None = None, *, table: Mapping[str, Weight] = TABLE, folder: Path | None = None) -> list[Verdict]:
     """Hashes every installed file again and says, set by set, whether it is what was installed.
 
-    Raises InvalidInput on a name that is not in the table; None is all of them.
+    Raises InvalidInput on a name that is not in the table. None is all of them but the optional ones that are not installed.
     """
+    folder = folder or weights_folder()
+    sets = chosen(names, table)
+    if names is None:
+        sets += [weight for weight in table.values() if weight.optional and (folder / weight.identity).is_dir()]
     verdicts = []
-    for weight in chosen(names, table):
-        place = (folder or weights_folder()) / weight.identity
+    for weight in sets:
+        place = folder / weight.identity
         wrong = fault(place)
         message = f"{wrong}: run `vidattr weights install {weight.name}`" if wrong else f"{place} is whole"
         verdicts.append(Verdict(weight.name, not wrong, message))
@@ -103,7 +108,7 @@ def listing(*, table: Mapping[str, Weight] = TABLE, folder: Path | None = None) 
         place = (folder or weights_folder()) / weight.identity
         state = "installed" if (place / RECEIPT).is_file() else "missing"
         origin = (weight.name, weight.package, weight.version, weight.licence, weight.size, weight.purpose, weight.sha256)
-        rows.append(Row(*origin, state, str(place)))
+        rows.append(Row(*origin, state, str(place), weight.optional))
     return rows
 
 

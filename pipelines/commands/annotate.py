@@ -44,7 +44,8 @@ def annotate(
         bool, typer.Option("--only-failed", help="Ask again what is a dead letter, and nothing else; an answer closes the letter.")
     ] = False,
     kind: Annotated[
-        list[str] | None, typer.Option("--kind", help="With --only-failed: only dead letters of this kind. Repeatable.")
+        list[str] | None,
+        typer.Option("--kind", help="With --only-failed: only dead letters of this kind, such as refused. Repeatable."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Ask nobody: forecast requests, tokens and cost from 50 of the videos.")
@@ -64,9 +65,9 @@ def annotate(
     """Ask about every (video, attribute) pair that has no answer yet. Golden Set labels are written beside the answers.
 
     Nothing is asked or paid twice: run it again at any time. Ctrl-C stops new requests and keeps every answer. While it runs,
-    WORKSPACE/control.yaml may pause it (paused: true) or change in_flight, max_cost and the other limits.
+    WORKSPACE/control.yaml may pause it (paused: true), stop it, or change in_flight, max_cost and the other limits.
 
-    A key comes from the environment (OPENAI_API_KEY, GEMINI_API_KEY) or a file, never from a flag.
+    Begin with --dry-run, then a few --videos. A key comes from the environment (OPENAI_API_KEY, GEMINI_API_KEY) or a file.
     """
     from features.errors import InvalidInput
     from pipelines.project import Project

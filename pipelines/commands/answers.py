@@ -20,7 +20,8 @@ Location = Annotated[
     str,
     typer.Option(
         "--answers",
-        help="An sqlite file, or redis://HOST:PORT[/DB][?prefix=PREFIX]; its password goes into VIDATTR_REDIS_PASSWORD. "
+        help="An sqlite file, or redis://HOST:PORT/DB?prefix=PREFIX (the last two may be left out); its password goes into "
+        "VIDATTR_REDIS_PASSWORD. "
         "Default: answers.sqlite of the workspace.",
     ),
 ]

@@ -28,7 +28,7 @@ def prompts() -> None:
 @functools.partial(with_model_options, only=OF_PROMPTS)
 def show(
     video: Annotated[
-        list[str], typer.Option("--video", "-v", help="Id of a video with features. Repeatable; with --videos-per-request packed.")
+        list[str], typer.Option("--video", "-v", help="Id of a video with features. Repeatable: --videos-per-request packs them.")
     ],
     workspace: WorkspacePath = DEFAULT_WORKSPACE,
     feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,

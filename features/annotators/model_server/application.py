@@ -243,6 +243,7 @@ class Application:
                 "most_waiting": slots.most_waiting,
             },
             "latencies": list(slots.latencies),
+            "busy_s": slots.busy_s,
         }
 
     def reset(self) -> None:

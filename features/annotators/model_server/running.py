@@ -152,17 +152,7 @@ def serve(
         except OSError as error:
             raise InvalidInput(f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port") from error
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serving())
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where it is installed: a request costs a fifth less."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+    asyncio.run(serving())
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from features.annotators.model_server.problems import too_many
@@ -27,6 +27,7 @@ class Slots:
         random_numbers: of the latencies.
         clock: seconds, monotonic.
         retry_after_s: what a request that is refused is told to wait; 0: nothing.
+        sleep: waits for that many seconds.
     """
 
     def __init__(
@@ -38,18 +39,21 @@ class Slots:
         random_numbers: random.Random,
         clock: Callable[[], float],
         retry_after_s: float = 1.0,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
+        self._sleep = sleep
         self.retry_after_s = retry_after_s
         self.queueing, self.latency_s, self.sigma = queueing, latency_s, sigma
         self._random, self._clock = random_numbers, clock
         self.count, self.taken, self.most_taken, self.most_waiting = count, 0, 0, 0
         self.latencies: list[float] = []
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._first = self._last = 0.0
+        self._waiting: deque[asyncio.Future[float]] = deque()
 
     def resize(self, count: int) -> None:
         """Changes how many there are; who is being served stays."""
         self.count = count
-        self._wake()
+        self._wake(self._clock())
 
     def drawn(self) -> float:
         """The next latency, in seconds."""
@@ -59,46 +63,62 @@ class Slots:
     async def served(self, protocol: str) -> AsyncIterator[None]:
         """Holds a slot for as long as the drawn latency, or longer where what is done inside takes longer.
 
+        Who has waited is served from the moment at which the slot was due to be free, not from when this process got round to
+        it: that it is busy is not taken for a slow model.
+
         Raises:
             Refused: 429, where all slots are taken and nobody waits.
         """
         if self.taken >= self.count or self._waiting:
             if not self.queueing:
                 raise too_many(protocol, "requests", self.retry_after_s)
-            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            place: asyncio.Future[float] = asyncio.get_running_loop().create_future()
             self._waiting.append(place)
+            arrived = self._clock()
             self.most_waiting = max(self.most_waiting, len(self._waiting))
             try:
-                await place
+                started = max(arrived, await place)
             except asyncio.CancelledError:
                 if place.done() and not place.cancelled():
-                    self._release()
+                    self._release(place.result())
                 elif place in self._waiting:
                     self._waiting.remove(place)
                 raise
         else:
             self.taken += 1
+            started = self._clock()
         self.most_taken = max(self.most_taken, self.taken)
-        started, latency = self._clock(), self.drawn()
+        latency = self.drawn()
+        if not self.latencies:
+            self._first = self._last = started
         self.latencies.append(latency)
+        free_at = None
         try:
+            begun = self._clock()
             yield
-            left = latency - (self._clock() - started)
-            if left > 0:
-                await asyncio.sleep(left)
+            due, now = started + latency, self._clock()
+            if due > now:
+                await self._sleep(due - now)
+            free_at = max(due, started + now - begun)
         finally:
-            self._release()
+            self._release(self._clock() if free_at is None else free_at)
 
-    def _release(self) -> None:
+    def _release(self, free_at: float) -> None:
         self.taken -= 1
-        self._wake()
+        self._last = max(self._last, free_at)
+        self._wake(free_at)
 
-    def _wake(self) -> None:
+    @property
+    def busy_s(self) -> float:
+        """Seconds from when the first slot was taken to when the last one was free again; 0 before."""
+        return max(0.0, self._last - self._first) if self.latencies else 0.0
+
+    def _wake(self, free_at: float) -> None:
         while self._waiting and self.taken < self.count:
             place = self._waiting.popleft()
             if not place.done():
                 self.taken += 1
-                place.set_result(None)
+                place.set_result(free_at)
 
     def reset(self, random_numbers: random.Random) -> None:
         """Forgets what was measured, and draws latencies by other random numbers."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from features.annotators.http_posts import as_json
+from features.annotators.http_posts import as_json, from_json
 from features.annotators.http_replies import (
     LONGEST_EXCERPT,
     Service,
@@ -117,3 +117,12 @@ def test_what_is_sent_is_json_whatever_it_holds() -> None:
         as_json({"a": [1, 0.5, None, True, "\u00e9\U0001f600\x00"]}) == '{"a":[1,0.5,null,true,"\u00e9\U0001f600\\u0000"]}'.encode()
     )
     assert as_json({"a": "x\ud83d \u00e9"}) == '{"a":"x? \u00e9"}'.encode()
+    assert as_json({"a": 2**70}) == b'{"a":%d}' % 2**70
+
+
+def test_what_comes_back_is_read_whatever_it_holds() -> None:
+    assert from_json(b'{"a": "cut \\ud83d", "b": [1, 0.5, null]}') == {"a": "cut \ud83d", "b": [1, 0.5, None]}
+    assert from_json(b'{"a": -Infinity}') == {"a": float("-inf")}
+    for none in (b"", b"{", b"\xff", b"<html>"):
+        with pytest.raises(ValueError):
+            from_json(none)

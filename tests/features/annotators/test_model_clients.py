@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
+import math
 import pickle
 import socket
 import threading
 import time
 import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from features.annotators import gemini, openai_compatible
 from features.annotators.model_server import Rule, RunningServer, ServerConfig, running
 from features.annotators.settings import ModelSettings
 from features.errors import InvalidInput, Permanent, Transient, Unavailable, VidattrError
@@ -283,7 +289,7 @@ def test_the_key_is_nowhere_to_be_read(
 
     async def run() -> list[str]:
         client.open()
-        said = [repr(client), str(client), str(vars(client))]
+        said = [repr(client), str(client), str(vars(client)) + str(vars(client._posts))]
         with pytest.raises(TypeError, match="before open"):
             pickle.dumps(client)
         for rule in (
@@ -356,6 +362,19 @@ def test_a_reply_without_end_is_not_read_to_its_end(protocol: str, httpserver: A
     assert raised.value.kind == "reply_too_large"
 
 
+def test_a_packed_bomb_is_not_unpacked_to_its_end(protocol: str, httpserver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.annotators.http_posts.LARGEST_REPLY", 1_000_000)
+    bomb = gzip.compress(bytes(50_000_000))
+    client = reply_with(httpserver, protocol, response_data=bomb, headers={"Content-Encoding": "gzip"})
+    tracemalloc.start()
+    try:
+        with pytest.raises(Permanent, match="more than"):
+            ask_one(client, prompt())
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_what_is_sent_may_be_large_and_hold_anything(protocol: str, server: RunningServer) -> None:
     big = "\ud83d half a face, \u202e\x00 and \U0001f600 " * 60_000
     asked = prompt()
@@ -385,3 +404,46 @@ def test_the_address_may_come_from_the_environment(protocol: str, server: Runnin
     name, url = ("OPENAI_BASE_URL", server.openai_url) if protocol == "openai" else ("GOOGLE_GEMINI_BASE_URL", server.gemini_url)
     monkeypatch.setenv(name, f"{url}/")
     assert ask_one(CLIENTS[protocol](ModelSettings(name=MODELS[protocol])), prompt()).finish == "stop"
+
+
+# Anything at all
+
+NAMES = tuple(
+    """
+    error message code type param status details detail @type reason retryDelay violations fieldViolations quotaId choices model
+    content refusal finish_reason logprobs usage prompt_tokens candidates parts text thought finishReason promptFeedback token
+    safetyRatings category usageMetadata promptTokenCount logprobsResult chosenCandidates topCandidates logProbability blockReason
+    top_logprobs logprob completion_tokens candidatesTokenCount cachedContentTokenCount content_filter_results modelVersion
+    """.split()  # noqa: SIM905
+)
+SAID = st.sampled_from(
+    ["STOP", "SAFETY", "stop", "length", "type.googleapis.com/google.rpc.RetryInfo", "API_KEY_INVALID", "limit: 0"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | SAID,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), inner, max_size=6),
+    max_leaves=25,
+)
+
+
+@given(document=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=6))
+def test_any_document_is_a_completion(protocol: str, document: dict[str, Any]) -> None:
+    found = (openai_compatible if protocol == "openai" else gemini).completion(document)
+    usage = found.usage
+    assert usage.requests == 1 and 0 <= usage.cached_input_tokens <= usage.input_tokens and usage.output_tokens >= 0
+    assert isinstance(found.text, str) and isinstance(found.detail, str) and isinstance(found.model, str)
+    assert found.finish != "stop" or found.text
+    assert all(token.logprob < math.inf and isinstance(token.text, str) for token in found.tokens)
+
+
+@given(
+    status=st.integers(300, 599),
+    body=JSON | st.binary(max_size=50) | st.builds(lambda each: {"error": each}, JSON),
+    headers=st.dictionaries(st.sampled_from(["Retry-After", "retry-after-ms", "X"]), st.text(max_size=10)),
+)
+def test_any_refusal_means_something(protocol: str, status: int, body: Any, headers: dict[str, str]) -> None:
+    found = (openai_compatible if protocol == "openai" else gemini).problem(status, headers, body)
+    assert isinstance(found, Transient | Permanent | Unavailable) and str(status) in str(found) and "\n" not in str(found)
+    if isinstance(found, Transient):
+        assert found.retry_after_s is None or 0 <= found.retry_after_s < math.inf
+    assert pickle.loads(pickle.dumps(found)).args == found.args

@@ -154,7 +154,15 @@ def test_tokens_all_or_none() -> None:
     tops = [{"token": "{", "logprob": -0.1, "bytes": [1]}, {"token": "[", "logprob": -3}]
     good = {"token": "{", "logprob": -0.1, "bytes": None, "top_logprobs": tops}
     assert completion(reply(logprobs={"content": [good]})).tokens == (Token("{", -0.1, (("{", -0.1), ("[", -3.0))),)
-    for odd in (None, {}, {"token": "}"}, {**good, "logprob": "x"}, {**good, "top_logprobs": None}):
+    for odd in (
+        None,
+        {},
+        {"token": "}"},
+        {**good, "logprob": "x"},
+        {**good, "logprob": float("nan")},
+        {**good, "token": 5},
+        {**good, "top_logprobs": None},
+    ):
         assert completion(reply(logprobs={"content": [good, odd]})).tokens == ()
 
 

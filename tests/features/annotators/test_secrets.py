@@ -100,13 +100,15 @@ def test_the_environment_of_the_process_is_the_usual_one(monkeypatch: pytest.Mon
         "API_KEY=AbCdEf123456 was refused",
         "key AIzaSyA1234567890abcdefghijklmno refused",
         "token ya29.a0AfH6SMBx-1234567890 expired",
+        "token eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJh.c2lnbmF0dXJl refused",
+        "hf_abcdwxyzABCDEFGHIJKLM is no token",
         "proxy http://user:hunter22@proxy.host:3128",
     ],
 )
 def test_what_looks_like_a_key_is_cut_out_of_what_others_say(text: str) -> None:
     found = redacted(text)
     assert "***" in found
-    for piece in ("abcd", "wxyz", "abc.def", "dXNl", "AbCdEf", "A1234567890", "a0AfH", "hunter22"):
+    for piece in ("abcd", "wxyz", "abc.def", "dXNl", "AbCdEf", "A1234567890", "a0AfH", "eyJ", "c2ln", "hunter22"):
         assert piece not in found
 
 

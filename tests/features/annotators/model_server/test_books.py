@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import statistics
 import threading
 import time
@@ -14,7 +15,7 @@ import openai
 import pytest
 
 from features.annotators.model_server import Decision, DigestJudge, Question, ServerConfig, latencies
-from features.annotators.model_server.slots import Quota
+from features.annotators.model_server.slots import Quota, Slots
 from features.errors import InvalidInput
 from tests.features.annotators.model_server.asking_servers import SYSTEM, chat, generate, packed, shown
 
@@ -140,6 +141,28 @@ def test_latencies_are_known_beforehand_and_begin_again_after_a_reset(serving):
         assert served.server.stats()["latencies"] == expected
         served.server.reset()
     assert latencies(ServerConfig(), 3) == [0.0, 0.0, 0.0]
+
+
+def test_a_slot_is_given_on_from_when_it_was_due():
+    now, waits = 0.0, []
+
+    async def too_long(seconds: float) -> None:
+        nonlocal now
+        waits.append(seconds)
+        await asyncio.sleep(0)
+        now += seconds + 0.25
+
+    async def run() -> None:
+        slots = Slots(1, True, 1.0, 0.0, random.Random(), lambda: now, sleep=too_long)
+
+        async def one() -> None:
+            async with slots.served("openai"):
+                pass
+
+        await asyncio.gather(*(one() for _ in range(4)))
+
+    asyncio.run(run())
+    assert waits == [1.0, 0.75, 0.75, 0.75] and now == 4.25, "a server that is late once is not later each time"
 
 
 def test_a_reset_in_mid_run_keeps_what_is_being_served(serving):
