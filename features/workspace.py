@@ -158,7 +158,7 @@ def _conformed(part: pa.Table, wanted: pa.Schema) -> pa.Table:
         if column.name in part.schema.names:
             columns.append(part[column.name].cast(column.type))
         else:
-            missing = [] if pa.types.is_list(column.type) else None
+            missing: list[object] | None = [] if pa.types.is_list(column.type) else None
             columns.append(pa.chunked_array([pa.array([missing] * part.num_rows, column.type)]))
     return pa.table(columns, schema=wanted)
 

@@ -16,6 +16,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -23,16 +24,16 @@ from features import storage
 from features.annotators.control import STOPPED
 from features.annotators.protocol import AnnotationReply, AnnotationRequest, Answer, Usage
 from features.attributes.registry import exclusive
-from features.errors import Halted, Permanent, Transient
+from features.errors import Halted, Permanent, Stopped, Transient, Unavailable
 from features.records import Annotation, RunRecord, VideoFeatures, from_table
 from features.workspace import latest, read_parquet
 from pipelines import annotators, stopping
-from pipelines.annotators import ANSWERS, Whose
+from pipelines.annotators import ANSWERS, LOCK, Whose
 from pipelines.asking import Window
 from pipelines.counters import count
 from pipelines.forecasting import ForecastRun, as_bytes
 from pipelines.io import CommitRun, WriteTable, at_bundle_end, finish, tallies, to_batch
-from pipelines.options import check_place, make_pipeline
+from pipelines.options import beam_options, check_place, make_pipeline
 from pipelines.planning import STAGE, AnnotateConfig, Plan, Question, dead_letters
 
 __all__ = ["STAGE", "AnnotateConfig", "build", "dry_run", "run", "told"]
@@ -40,6 +41,8 @@ __all__ = ["STAGE", "AnnotateConfig", "build", "dry_run", "run", "told"]
 
 ROWS = 1_000
 """Annotations that a worker collects before it hands them on."""
+REASONS = 20
+"""Different sentences about pending pairs that a bundle keeps: servers quote what differs each time."""
 SHOWN = ("input_tokens", "output_tokens", "cost_nano_usd")
 """Tallies that the progress line shows while they grow."""
 
@@ -54,6 +57,7 @@ class AskFn(beam.DoFn):
     def setup(self) -> None:
         annotator = annotators.acquire(self._config.annotator, self._config.workspace)
         self._whose = Whose.of(annotator)
+        self._halted = ""
         self._window: Window[tuple[VideoFeatures, Question]] = Window(annotator, self._config.annotator.window, self._finish)
 
     def start_bundle(self) -> None:
@@ -61,11 +65,17 @@ class AskFn(beam.DoFn):
         self._tallies: Counter[str] = Counter()
 
     def teardown(self) -> None:
+        self._window.settle()  # a bundle that failed leaves requests in flight
         annotators.release(self._config.annotator, self._config.workspace)
 
     def process(self, element: tuple[str, Iterable[str]]) -> Iterator[Any]:
         path, texts = element
         questions = {question.video_id: question for question in map(Question.from_json, texts)}
+        if self._halted or stopping.requested():
+            for question in questions.values():
+                self._pending(self._halted or STOPPED, len(question.asked))
+                self._outcomes(question, pending=len(question.asked))
+            return
         table = read_parquet(path)
         table = table.filter(pc.is_in(table["video_id"], pa.array(list(questions), pa.string())))
         for video in latest(from_table(table, VideoFeatures)).values():
@@ -99,10 +109,13 @@ class AskFn(beam.DoFn):
             self._outcomes(question, dead_lettered=len(question.asked))
             return
         except (Transient, Halted) as error:
+            if isinstance(error, Unavailable | Stopped):
+                self._halted = str(error)  # nobody will be asked any more: the rest is not even read
             self._pending(str(error), len(question.asked))
             self._outcomes(question, pending=len(question.asked))
             return
-        rows = [self._annotation(video, answer) for answer in reply.answers]
+        now = datetime.now(UTC)
+        rows = [self._annotation(video, answer, now) for answer in reply.answers]
         self._rows += rows
         if reply.refusals:
             yield from self._dead(video, [(r.attribute, r.kind, r.message, r.reply_digest) for r in reply.refusals])
@@ -114,7 +127,7 @@ class AskFn(beam.DoFn):
             self._pending(reply.why_pending or "no answer", pending)
         self._outcomes(question, len(rows) - stored, stored, refused, pending)
 
-    def _annotation(self, video: VideoFeatures, answer: Answer) -> Annotation:
+    def _annotation(self, video: VideoFeatures, answer: Answer, now: datetime) -> Annotation:
         definition, by = self._definitions[answer.attribute], answer.by or self._whose.first
         paid = not answer.reused
         return Annotation(
@@ -132,7 +145,7 @@ class AskFn(beam.DoFn):
             cached_input_tokens=answer.cached_input_tokens if paid else 0,
             output_tokens=answer.output_tokens if paid else 0,
             cost_usd=answer.cost_usd if paid else 0.0,
-            annotated_at=datetime.now(UTC),
+            annotated_at=now,
             run_id=self._config.header.run_id,
             raw_probability=answer.probability,
             moments=answer.moments,
@@ -145,7 +158,10 @@ class AskFn(beam.DoFn):
         )
 
     def _pending(self, why: str, pairs: int) -> None:
-        self._tallies[f"detail/pending: {why}"[:400]] += pairs
+        name = f"detail/pending: {why}"[:400]
+        if name not in self._tallies and sum(each.startswith("detail/pending") for each in self._tallies) >= REASONS:
+            name = "detail/pending: other reasons"
+        self._tallies[name] += pairs
 
     def _paid(self, usage: Usage) -> None:
         """Counts what was paid, refused and unusable replies included."""
@@ -204,8 +220,8 @@ def run(config: AnnotateConfig, beam_args: Sequence[str] = ()) -> RunRecord:
     Raises:
         Transient: another annotation of this workspace is running; both would pay for the same questions.
     """
-    config = _ready(config)
-    with exclusive(config.workspace.local_path(".annotate.lock"), config.lock_timeout_s, "annotation"):
+    config = _shared_out(_ready(config), beam_args)
+    with exclusive(config.workspace.local_path(LOCK), config.lock_timeout_s, "annotation"):
         pipeline = make_pipeline(beam_args)
         build(pipeline, config)
         return finish(pipeline, config.workspace, config.header)
@@ -248,6 +264,17 @@ def told(config: AnnotateConfig) -> AnnotateConfig:
     annotator = replace(config.annotator, **known)
     if annotator.fallback is not None:
         annotator = replace(annotator, fallback=replace(annotator.fallback, **known))
+    return replace(config, annotator=annotator)
+
+
+def _shared_out(config: AnnotateConfig, beam_args: Sequence[str]) -> AnnotateConfig:
+    """The configuration with quotas and caps shared out over the processes that the local runner starts."""
+    local = beam_options(beam_args).view_as(DirectOptions)
+    if local.direct_running_mode != "multi_processing" or local.direct_num_workers <= 1 or config.annotator.pace.workers > 1:
+        return config
+    pace = replace(config.annotator.pace, workers=local.direct_num_workers)
+    second = config.annotator.fallback
+    annotator = replace(config.annotator, pace=pace, fallback=second and replace(second, pace=pace))
     return replace(config, annotator=annotator)
 
 

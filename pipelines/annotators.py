@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.annotators.answers import Answers, StoredAnswers, open_answers
 from features.annotators.baseline import BaselineAnnotator, GoldenExample
@@ -25,11 +28,14 @@ from features.weights import WeightsConfig
 from features.workspace import Workspace, latest, read_parquet
 from pipelines import stopping
 from pipelines.asking import event_loop
+from pipelines.configuration import Configuration
 from pipelines.counters import live
 
 BUILT_IN = ("baseline", *MODEL_KINDS, "replay")
 ANSWERS = "answers.sqlite"
 CONTROL = "control.yaml"
+LOCK = ".annotate.lock"
+"""Held while questions are asked or handed over: two at once would pay for the same ones."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,29 @@ class AnnotatorConfig:
         return self.pace.in_flight * (self.prompts.videos_per_request if self.asks_model else 1)
 
 
+def configured(settings: Configuration, asked: tuple[AttributeDefinition, ...], call_log: str = "") -> AnnotatorConfig:
+    """Whom a workspace's settings say to ask about these definitions. Raises what `AnnotatorConfig` raises."""
+    first = AnnotatorConfig(
+        settings.annotator,
+        settings.recording,
+        call_log,
+        weights=settings.weights,
+        model=settings.model,
+        prompts=settings.prompt,
+        pace=settings.pace,
+        prices=settings.prices,
+        asked=asked,
+        options=tuple(sorted(settings.options.items())),
+        answers=settings.answers,
+    )
+    second = settings.fallback
+    if not second.annotator:
+        return first
+    return replace(
+        first, fallback=replace(first, kind=second.annotator, recording=second.recording, model=second.model, options=())
+    )
+
+
 @dataclass(frozen=True)
 class Whose:
     """Under which keys answers count: those of the annotator itself, and those that its fallback gave in its place.
@@ -140,13 +169,15 @@ def golden_examples(workspace: Workspace, golden: Sequence[Annotation]) -> tuple
     if not wanted:
         return ()
     columns = [name for name in VideoFeatures.SCHEMA.names if name != "frames"]
-    rows = (
-        row
-        for file in workspace.files("features")
-        for row in from_table(read_parquet(file.path, columns), VideoFeatures)
-        if row.video_id in wanted
-    )
-    videos = latest(rows)
+    ids = pa.array(sorted(wanted), pa.string())
+
+    def rows() -> Iterator[VideoFeatures]:
+        for file in workspace.files("features"):
+            if pc.any(pc.is_in(read_parquet(file.path, ["video_id"])["video_id"], ids)).as_py():
+                table = read_parquet(file.path, columns)
+                yield from from_table(table.filter(pc.is_in(table["video_id"], ids)), VideoFeatures)
+
+    videos = latest(rows())
     return tuple(GoldenExample(videos[row.video_id], row) for row in golden if row.video_id in videos)
 
 
@@ -161,9 +192,16 @@ def answers_of(config: AnnotatorConfig, workspace: Workspace) -> Answers:
     return open_answers(config.answers or workspace.local_path(ANSWERS))
 
 
-def build_annotator(config: AnnotatorConfig, workspace: Workspace, store: bool = True) -> Annotator:
-    """The annotator, behind the answers store unless `store` is False (trying out, which keeps nothing); closed as yet."""
-    control, ledger = Control(workspace.path(CONTROL), stopping.requested, config.pace), Ledger()
+def build_annotator(config: AnnotatorConfig, workspace: Workspace, store: bool = True, ledger: Ledger | None = None) -> Annotator:
+    """The annotator, closed as yet.
+
+    Args:
+        config: whom to ask.
+        workspace: where its answers and `control.yaml` are.
+        store: keep answers; False for trying out.
+        ledger: the book of what the run has spent in this process.
+    """
+    control, ledger = Control(workspace.path(CONTROL), stopping.requested, config.pace), ledger or Ledger()
     if store:
         live.watched[CONTROL] = lambda: control.problem or ("paused by control.yaml" if control.orders().paused else "")
     first = _one(config, workspace, store, control, ledger)
@@ -186,7 +224,7 @@ def _one(config: AnnotatorConfig, workspace: Workspace, store: bool, control: Co
         from features.annotators import plugins
 
         made = plugins.load(config.kind)(config.model, config.prompts, dict(config.options))
-        inner = plugged_in(made, config.pace, control)
+        inner = plugged_in(made, config.pace, control, ledger)
     return StoredAnswers(inner, answers_of(config, workspace), config.run_id) if store else inner
 
 
@@ -208,6 +246,8 @@ class _Held:
 
 _lock = threading.Lock()
 _held: dict[str, _Held] = {}
+_ledgers: dict[str, Ledger] = {}
+"""They outlive their annotator: a runner may take all workers down for a while, and the cap still holds."""
 
 
 def _name(config: AnnotatorConfig, workspace: Workspace) -> str:
@@ -219,7 +259,7 @@ def acquire(config: AnnotatorConfig, workspace: Workspace) -> Annotator:
     name = _name(config, workspace)
     with _lock:
         if name not in _held:
-            annotator = build_annotator(config, workspace)
+            annotator = build_annotator(config, workspace, ledger=_ledgers.setdefault(name, Ledger()))
             annotator.open()
             _held[name] = _Held(annotator)
         _held[name].users += 1

@@ -57,6 +57,12 @@ class Window(Generic[T]):
         """Waits for everything in flight and yields its outputs."""
         yield from self._collect(0)
 
+    def settle(self) -> None:
+        """Waits for everything in flight and lets its outcomes go, so that what was paid for can still be stored."""
+        while self._flying:
+            self._landed.get()
+            self._flying -= 1
+
     def _collect(self, room: int) -> Iterator[object]:
         while self._flying > room or not self._landed.empty():
             about, future = self._landed.get()

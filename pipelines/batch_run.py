@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from features.annotators.answers import Answers
@@ -13,15 +13,20 @@ from features.annotators.batch_jobs import Submitted, open_batches
 from features.annotators.batch_jobs.job import Batches
 from features.annotators.chain import ModelAsked
 from features.annotators.protocol import AnnotationRequest, Usage
+from features.attributes.definition import AttributeDefinition
+from features.attributes.registry import exclusive
 from features.errors import InvalidInput
-from features.records import RunRecord
+from features.records import RunRecord, VideoFeatures
 from features.workspace import trusted_seconds
 from pipelines.annotate import paid_tallies
-from pipelines.annotators import AnnotatorConfig, Whose, answers_of, model_asked
-from pipelines.batch_jobs import JobStatus, collect_jobs, jobs_status, newest_videos, submit_jobs
+from pipelines.annotators import LOCK, AnnotatorConfig, Whose, answers_of, build_annotator, model_asked
+from pipelines.batch_jobs import LOCK_TIMEOUT_S, JobStatus, collect_jobs, jobs_status, newest_videos, submit_jobs
 from pipelines.options import RunHeader, library_versions
 from pipelines.planning import STAGE
 from pipelines.project import Project
+
+REFUSED = "refused"
+"""Stands for a dead letter where a source stands for an answer."""
 
 
 def _opened(project: Project) -> tuple[AnnotatorConfig, ModelAsked, Batches, Answers]:
@@ -34,34 +39,60 @@ def _opened(project: Project) -> tuple[AnnotatorConfig, ModelAsked, Batches, Ans
 
 
 def submit(project: Project, retry_failed: bool = False) -> tuple[str, Submitted]:
-    """Hands over every question that has no answer, is in no job, and was not refused; returns the run's id and what was done."""
+    """Hands over every question that has no answer, is in no job, and was not refused; returns the run's id and what was done.
+
+    Raises:
+        InvalidInput: a cap, which a job that is handed over would not keep to.
+        Transient: an annotation of this workspace is running, and asks the same questions.
+    """
     config, asked, batches, answers = _opened(project)
+    if config.pace.max_cost or config.pace.max_tokens:
+        raise InvalidInput(
+            "a batch job keeps to no --max-cost and no --max-tokens: see its price with --dry-run, and choose how much is handed "
+            "over with --videos or --attribute"
+        )
     header = RunHeader(versions=library_versions())
-    requests = _requests(project, Whose(asked.identity), retry_failed)
-    settings = config.prompts
-    done = submit_jobs(project.workspace, requests, asked.writer, asked.identity, settings, batches, answers, header.run_id)
+    whose = Whose.of(build_annotator(config, project.workspace, store=False))
+    with exclusive(project.workspace.local_path(LOCK), LOCK_TIMEOUT_S, "annotation"):
+        requests = _requests(project, whose, retry_failed)
+        done = submit_jobs(
+            project.workspace, requests, asked.writer, asked.identity, config.prompts, batches, answers, header.run_id
+        )
     return header.run_id, done
 
 
 def _requests(project: Project, whose: Whose, retry_failed: bool) -> Iterator[AnnotationRequest]:
     workspace = project.workspace
-    wanted = {video.video_id for video in project.manifest.videos} if project.videos else None
-    refused: dict[tuple[str, str], str] = {}
+    videos = set(workspace.read("features", ["video_id"])["video_id"].to_pylist())
+    if project.videos:
+        videos &= {video.video_id for video in project.manifest.videos}
+    settled: dict[tuple[str, ...], str] = {}
     if not retry_failed:
         columns = ["video_id", "stage", "attribute", "content_key", "failed_at"]
-        rows = workspace.read("failures", columns).to_pylist()
-        for row in sorted(rows, key=lambda row: trusted_seconds(row["failed_at"])):
+        for row in _by_time(workspace.read("failures", columns).to_pylist(), "failed_at"):
             if row["stage"] == STAGE:
-                refused[row["video_id"], row["attribute"]] = row["content_key"]
-    everything = {video_id for file in (workspace.read("features", ["video_id"]),) for video_id in file["video_id"].to_pylist()}
-    for video in newest_videos(workspace)(everything if wanted is None else everything & wanted):
-        open_ = tuple(
-            definition
-            for definition in project.asked
-            if refused.get((video.video_id, definition.name)) != whose.refused_key(video.content_key, definition.definition_hash)
-        )
+                settled[row["video_id"], row["attribute"], REFUSED] = row["content_key"]
+    if whose.second is not None:  # what the fallback answered is not in the first one's answers
+        columns = ["video_id", "attribute", "source", "answer_key", "annotated_at", "value"]
+        for row in _by_time(workspace.read("annotations", columns).to_pylist(), "annotated_at"):
+            settled[row["video_id"], row["attribute"], row["source"]] = row["answer_key"] if row["value"] is not None else ""
+    for video in newest_videos(workspace)(videos):
+        open_ = tuple(each for each in project.asked if not _settled(settled, whose, video, each))
         if open_:
             yield AnnotationRequest(video, open_)
+
+
+def _by_time(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: trusted_seconds(row[column]))
+
+
+def _settled(settled: Mapping[tuple[str, ...], str], whose: Whose, video: VideoFeatures, definition: AttributeDefinition) -> bool:
+    """Whether a pair has a dead letter or an answer that stands."""
+    pair = (video.video_id, definition.name)
+    own = (video.content_key, definition.definition_hash)
+    return settled.get((*pair, REFUSED)) == whose.refused_key(*own) or any(
+        settled.get((*pair, source)) == key for source, key in whose.accepted(*own)
+    )
 
 
 def collect(project: Project, quiet: bool, patience_s: float, **how: Any) -> RunRecord:

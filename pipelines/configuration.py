@@ -98,16 +98,23 @@ def load_configuration(workspace: Workspace, **flags: Any) -> Configuration:
         except yaml.YAMLError as error:
             raise InvalidInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     configured: Configuration = _filled(Configuration, settings, path, "")
-    return _with(configured, flags)
+    asked = flags.get("annotator")
+    if asked and "annotator" in settings and asked != configured.annotator:
+        # The file's model, its address and its options belong to the file's annotator.
+        configured = dataclasses.replace(configured, model=ModelSettings(), options={})
+    second = (flags.get("fallback") or {}).get("annotator")
+    if second and configured.fallback.annotator and second != configured.fallback.annotator:
+        configured = dataclasses.replace(configured, fallback=FallbackSettings())
+    return with_flags(configured, flags)
 
 
-def _with(settings: Any, flags: Mapping[str, Any]) -> Any:
+def with_flags(settings: Any, flags: Mapping[str, Any]) -> Any:
     """`settings` with the flags that are not None, group by group."""
     chosen = {}
     for name, value in flags.items():
         if isinstance(value, Mapping):
             now = getattr(settings, name)
-            chosen[name] = _with(now, value) if dataclasses.is_dataclass(now) else {**now, **value}
+            chosen[name] = with_flags(now, value) if dataclasses.is_dataclass(now) else {**now, **value}
         elif value is not None:
             chosen[name] = value
     return dataclasses.replace(settings, **chosen) if chosen else settings
@@ -120,7 +127,9 @@ def _filled(kind: Any, settings: Any, path: str, prefix: str) -> Any:
     values = {}
     for name, value in settings.items():
         if name not in types:
-            near = difflib.get_close_matches(str(name), types, 1)
+            near = difflib.get_close_matches(str(name), types, 1) or [
+                f"{group}.{name}" for group, inner in types.items() if dataclasses.is_dataclass(inner) and hasattr(inner, str(name))
+            ]
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(sorted(types))}"
             raise InvalidInput(f"{path}: {prefix}{name} is no setting; {hint}")
         wanted = types[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ SAMPLE = 50
 """Videos that are estimated."""
 HISTORY = 200
 """Earlier videos that correct the estimates, at most."""
+FILES = 50
+"""Files of a table that are looked through for them, the newest: a forecast is not worth reading all that was ever annotated."""
 
 
 def estimate(writer: PromptWriter, video: VideoFeatures, definitions: Sequence[AttributeDefinition]) -> Usage:
@@ -58,7 +61,7 @@ def history(workspace: Workspace, asked: ModelAsked) -> Calibration | None:
     definitions = {definition.name: definition for definition in asked.definitions}
     identity, found = asked.identity, {}  # type: ignore[var-annotated]
     columns = ["video_id", "attribute", "answer_key", "content_key", "input_tokens", "cached_input_tokens", "output_tokens"]
-    for file in reversed(workspace.files("annotations")):
+    for file in reversed(workspace.files("annotations")[-FILES:]):
         if len(found) >= HISTORY:
             break
         table = read_parquet(file.path, columns)
@@ -82,7 +85,7 @@ def history(workspace: Workspace, asked: ModelAsked) -> Calibration | None:
 def _features(workspace: Workspace, wanted: Iterable[str]) -> Iterator[VideoFeatures]:
     """The newest features of some videos, frames included, file by file, newest first."""
     left = set(wanted)
-    for file in reversed(workspace.files("features")):
+    for file in reversed(workspace.files("features")[-FILES:]):
         if not left:
             return
         if left & set(read_parquet(file.path, ["video_id"])["video_id"].to_pylist()):
@@ -129,6 +132,9 @@ def forecast_of(
         for video in _of_file(path, questions)
     ]
     found = forecast(estimates, total, asked.price, batch, history(workspace, asked) if total else None)
+    if config.prompts.ask == "together":  # a video's share of a packed request is no whole number
+        packs = math.ceil(total / config.prompts.videos_per_request)
+        found = dataclasses.replace(found, requests=config.prompts.samples * packs)
     return {"videos": total, **dataclasses.asdict(found)}
 
 

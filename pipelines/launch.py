@@ -23,7 +23,9 @@ from features.errors import InvalidInput, Permanent, Transient
 from features.records import RunRecord
 from features.workspace import Workspace
 from pipelines.configuration import Configuration
-from pipelines.launch_plan import SOURCE, Check, LaunchConfig, Plan, access, checks, options, plan, require, scratch
+from pipelines.launch_annotate import check_prices, for_workers, told
+from pipelines.launch_check import Check
+from pipelines.launch_plan import SOURCE, LaunchConfig, Plan, access, checks, options, plan, require, scratch
 from pipelines.options import RunHeader, library_versions, parsed_options
 
 __all__ = [
@@ -111,6 +113,8 @@ def submit(config: LaunchConfig) -> LaunchedJob:
         Permanent: Google refuses: permissions, an API that is not enabled, a name that is taken.
         Transient: Google did not answer.
     """
+    if config.stage == "annotate":
+        check_prices(config)
     with _staged_source(config) as setup_file:
         try:
             result = _run(config, options(config, setup_file))
@@ -207,7 +211,9 @@ def _hushed() -> Iterator[None]:
 def _build(pipeline: beam.Pipeline, config: LaunchConfig) -> None:
     """Wires the stage with a configuration made from the launch's."""
     settings, place = config.settings or Configuration(), Workspace(config.workspace)
-    asked = {"on": "dataflow", "job_name": config.job_name, "region": config.region, "videos": config.videos}
+    asked: dict[str, Any] = {"on": "dataflow", "job_name": config.job_name, "region": config.region, "videos": config.videos}
+    if config.stage == "annotate":
+        asked |= told(config)
     header = RunHeader(
         run_id=config.run_id, arguments={name: value for name, value in asked.items() if value}, versions=library_versions()
     )
@@ -227,6 +233,24 @@ def _build(pipeline: beam.Pipeline, config: LaunchConfig) -> None:
                 workers=settings.workers,
                 rows_per_file=ROWS_PER_FILE,
                 header=header,
+            ),
+        )
+    elif config.stage == "annotate":
+        from pipelines import annotate
+
+        annotate.build(
+            pipeline,
+            annotate.told(
+                annotate.AnnotateConfig(
+                    place,
+                    config.definitions,
+                    for_workers(config),
+                    config.golden,
+                    config.videos,
+                    config.roots,
+                    config.retry_failed,
+                    header=header,
+                )
             ),
         )
     else:

@@ -18,18 +18,18 @@ from features import storage
 from features.errors import InvalidInput
 from features.workspace import new_run_id
 from pipelines.beam_args import FOR_A_JOB, option_name, refusal
+from pipelines.launch_annotate import annotate_checks, annotate_sentences, vcpus
+from pipelines.launch_check import Check
 
 if TYPE_CHECKING:
     from features.attributes.definition import AttributeDefinition
+    from features.records import Annotation
+    from pipelines.annotators import AnnotatorConfig
     from pipelines.configuration import Configuration
 
 Stage = Literal["extract", "annotate", "distill", "score", "materialize"]
-LAUNCHABLE: tuple[Stage, ...] = ("extract", "score")
+LAUNCHABLE: tuple[Stage, ...] = ("extract", "annotate", "score")
 HERE_ONLY: Mapping[str, str] = {
-    "annotate": (
-        "annotate keeps every reply it pays for in one sqlite file before it does anything else, and workers share no disk: on "
-        "Dataflow the same question could be paid for twice"
-    ),
     "distill": "distill trains one small student in one process, and more workers would not make it faster",
     "materialize": "materialize writes the feature store's registry, a sqlite file that needs one machine's disk",
 }
@@ -82,9 +82,9 @@ class LaunchConfig:
         stage: which one.
         project, region: of Google Cloud, such as `my-project` and `europe-west1`.
         bucket: gs://NAME or NAME, for staging and temporary files, and for the workspace unless that is given.
-        videos: manifest, folder or glob on gs://, for extract.
+        videos: manifest, folder or glob on gs://, for extract; for annotate only these, empty: all with features.
         roots: further gs:// folders that uris of the manifest may lie in.
-        retry_failed: see `ExtractConfig`.
+        retry_failed: see `ExtractConfig` and `AnnotateConfig`.
         workspace: gs://...; default gs://BUCKET/vidattr.
         container: image with this project's dependencies and weights (deploy/Dockerfile); empty: Beam's own, and the workers
             install everything when they start.
@@ -96,8 +96,10 @@ class LaunchConfig:
         job_name: default vidattr-STAGE-RUN.
         labels: `name=value`, beside the job's own two.
         beam_args: any other Beam option, as --name=value.
-        definitions: the current ones, for score; see `ScoreConfig`.
-        settings: of `vidattr.yaml`; None: the defaults.
+        definitions: the current ones for score, see `ScoreConfig`; what is asked for annotate.
+        golden: the Golden Set's labels, for annotate.
+        annotator: who is asked, for annotate; its quotas and caps are those of the whole job.
+        settings: of `vidattr.yaml`, for extract; None: the defaults.
         run_id: of the run record that the job will write.
     """
 
@@ -120,6 +122,8 @@ class LaunchConfig:
     labels: tuple[str, ...] = ()
     beam_args: tuple[str, ...] = ()
     definitions: tuple[AttributeDefinition, ...] = ()
+    golden: tuple[Annotation, ...] = ()
+    annotator: AnnotatorConfig | None = None
     settings: Configuration | None = None
     run_id: str = field(default_factory=new_run_id)
 
@@ -136,23 +140,6 @@ class LaunchConfig:
 
 
 @dataclass(frozen=True)
-class Check:
-    """One thing that must hold before a job starts.
-
-    Attributes:
-        name: a stable word.
-        state: `ok`, `warning` (it may still be what you want) or `failed`.
-        sentence: what was found.
-        remedy: what to do about it; empty when ok.
-    """
-
-    name: str
-    state: Literal["ok", "warning", "failed"]
-    sentence: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
 class Plan:
     """What a job will do, in words. `reads` and `writes` are places on gs://."""
 
@@ -163,6 +150,11 @@ class Plan:
 
 def checks(config: LaunchConfig) -> list[Check]:
     """Everything that can be known without asking anybody; see `access` for the rest."""
+    return [*place_checks(config), *(annotate_checks(config) if config.stage == "annotate" else ())]
+
+
+def place_checks(config: LaunchConfig) -> list[Check]:
+    """Of `checks`, those that need neither an annotator nor a setting of the workspace."""
     return [
         _stage_check(config),
         _form(
@@ -175,7 +167,7 @@ def checks(config: LaunchConfig) -> list[Check]:
         _form("region", config.region, _REGION, "a region", "pass --region with a name such as europe-west1"),
         _form("bucket", config.bucket, _BUCKET, "a bucket", "pass --bucket gs://NAME, without a folder behind it"),
         _remote("workspace", config.workspace, "workers share no disk", "pass --workspace gs://BUCKET/FOLDER, or leave it out"),
-        *(_places(config) if config.stage == "extract" else ()),
+        *_places(config),
         _form(
             "machine type",
             config.machine_type,
@@ -244,16 +236,21 @@ def plan(config: LaunchConfig) -> Plan:
     place = config.workspace
     reads = {
         "extract": (config.videos, "every video that it names", f"{place}/runs", f"{place}/features", f"{place}/failures"),
+        "annotate": (
+            *((config.videos,) if config.videos else ()),
+            *(f"{place}/{table}" for table in ("runs", "features", "annotations", "failures", "batches")),
+        ),
         "score": tuple(f"{place}/{table}" for table in ("runs", "features", "annotations", "students")),
     }.get(config.stage, ())
-    tables = {"extract": ("features", "failures"), "score": ("annotations", "failures")}.get(config.stage, ())
+    tables = ("features" if config.stage == "extract" else "annotations", "failures")
     writes = (
         *(f"{place}/{table}/{config.run_id}/" for table in tables),
         f"{place}/runs/{config.run_id}.json",
         f"{scratch(config)}/",
     )
-    cores = re.search(r"-(\d+)$", config.machine_type)
-    most = f", {int(cores[1]) * config.max_workers} vCPUs in all" if cores else ""
+    cores = vcpus(config.machine_type)
+    most = f", {cores * config.max_workers} vCPUs in all" if cores else ""
+    asks = config.stage == "annotate"
     begin = f"{config.num_workers} at the start and " if config.num_workers else ""
     account = f" as {config.service_account}" if config.service_account else ""
     sentences = (
@@ -265,9 +262,10 @@ def plan(config: LaunchConfig) -> Plan:
         "an image built from deploy/Dockerfile starts without that, with pinned versions and the model weights.",
         f"Reads {', '.join(reads)}.",
         f"Writes {', '.join(writes)}.",
+        *(annotate_sentences(config) if asks else ()),
         "Cost: Dataflow bills vCPUs, memory and disk by the second while workers run; prices by region stand at "
-        "cloud.google.com/dataflow/pricing. This stage pays for no model. Storage and what leaves the region come on top: keep "
-        "bucket, videos and workers in one region.",
+        f"cloud.google.com/dataflow/pricing. {'' if asks else 'This stage pays for no model. '}Storage and what leaves the region "
+        "come on top: keep bucket, videos and workers in one region.",
     )
     return Plan(sentences, reads, writes)
 
@@ -329,12 +327,15 @@ def _remote(name: str, value: str, why: str, remedy: str) -> Check:
 
 
 def _places(config: LaunchConfig) -> Iterator[Check]:
-    yield _remote(
-        "videos",
-        config.videos,
-        "workers cannot read this machine's files",
-        "copy them to the bucket and pass --videos gs://...",
-    )
+    if config.stage not in ("extract", "annotate"):
+        return
+    if config.videos or config.stage == "extract":
+        yield _remote(
+            "videos",
+            config.videos,
+            "workers cannot read this machine's files",
+            "copy them to the bucket and pass --videos gs://...",
+        )
     for root in config.roots:
         yield _remote("root", root, "workers cannot read this machine's files", "pass --root gs://...")
 
@@ -376,10 +377,14 @@ def _code_check(config: LaunchConfig) -> Check:
 
 
 def _container_check(config: LaunchConfig) -> Check:
+    remedy = "build deploy/Dockerfile, push it, and pass --container IMAGE"
     if config.container:
         return Check("container", "ok", f"container {config.container}")
+    if config.stage == "annotate":
+        found = "no --container: on Dataflow annotate keeps its answers in Redis, and Beam's own image has no Redis client"
+        return Check("container", "failed", found, remedy)
     found = "no --container: workers start slowly"
     weights = config.settings.weights if config.settings else None
     if config.stage == "extract" and not all(weights and weights.location(name) for name in ("text", "visual", "labels")):
         found += " and have no model weights, without which extraction fails"
-    return Check("container", "warning", found, "build deploy/Dockerfile, push it, and pass --container IMAGE")
+    return Check("container", "warning", found, remedy)

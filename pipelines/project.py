@@ -124,28 +124,9 @@ class Project:
     @cached_property
     def annotator_config(self) -> AnnotatorConfig:
         """Who is asked. Raises InvalidInput for an unknown annotator, or one that lacks its recording."""
-        from pipelines.annotators import AnnotatorConfig
+        from pipelines.annotators import configured
 
-        settings = self.configuration
-        first = AnnotatorConfig(
-            settings.annotator,
-            settings.recording,
-            self.call_log,
-            weights=settings.weights,
-            model=settings.model,
-            prompts=settings.prompt,
-            pace=settings.pace,
-            prices=settings.prices,
-            asked=self.asked,
-            options=tuple(sorted(settings.options.items())),
-            answers=settings.answers,
-        )
-        second = settings.fallback
-        if not second.annotator:
-            return first
-        return replace(
-            first, fallback=replace(first, kind=second.annotator, recording=second.recording, model=second.model, options=())
-        )
+        return configured(self.configuration, self.asked, self.call_log)
 
     def check(self) -> None:
         """Reads everything that a whole run needs beside videos, so that a mistake costs no extraction.

@@ -252,9 +252,15 @@ def _table(columns: Mapping[str, pa.Array], constants: Mapping[str, Any], rows: 
         if column.name in columns:
             arrays.append(columns[column.name])
         else:
-            empty = "" if pa.types.is_string(column.type) else 0
-            arrays.append(pa.repeat(pa.scalar(constants.get(column.name, empty), column.type), rows))
+            arrays.append(pa.repeat(pa.scalar(constants.get(column.name, _empty(column)), column.type), rows))
     return pa.Table.from_arrays(arrays, schema=Annotation.SCHEMA)
+
+
+def _empty(column: pa.Field) -> Any:
+    """What stands in a column about which a student says nothing."""
+    if pa.types.is_list(column.type):
+        return []
+    return "" if pa.types.is_string(column.type) else None if column.nullable else 0
 
 
 def spoken(head: Head, numbers: np.ndarray) -> tuple[pa.Array, pa.Array]:

@@ -109,7 +109,7 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
     extract = timed("extract", lambda: project.extract(retry_failed, quiet))
     annotate, score, online = None, None, True
     if extract.counts.annotated and not stopping.requested():
-        annotate = timed("annotate", lambda: project.annotate(quiet, extract.run_id, retry_failed))
+        annotate = timed("annotate", lambda: project.annotate(quiet, extract.run_id, retry_failed=retry_failed))
     if annotate and annotate.counts.annotated and not stopping.requested():
         try:
             timed("distill", lambda: project.distill(quiet))

@@ -133,8 +133,13 @@ def asking(asked: ModelAsked, pace: PaceSettings, control: Control, ledger: Ledg
     client = open_client(asked.kind, asked.model)
     one: Annotator = ModelAnnotator(client, writer, asked.identity, asked.cost, by_first_token=prompts.first_token)
     paced = Paced(one, pace, writer.estimate, control, start=min(pace.in_flight, 64))
-    retried = Retried(paced, pace.attempts, pace.longest_wait_s, control)
-    budgeted = Budgeted(retried, pace, asked.ceiling, control, asked.lost, ledger)
+    book = ledger or Ledger()
+
+    def lost(request: AnnotationRequest) -> None:
+        book.lost += asked.lost(request)
+
+    retried = Retried(paced, pace.attempts, pace.longest_wait_s, control, lost=lost)
+    budgeted = Budgeted(retried, pace, asked.ceiling, control, asked.lost, book)
     repaired = Repaired(Circuit(budgeted, pace.outage_patience_s, control))
     each = prompts.ask == "each"
     whole: Annotator = Separately(repaired) if each else Packed(repaired, prompts.videos_per_request)
@@ -143,11 +148,15 @@ def asking(asked: ModelAsked, pace: PaceSettings, control: Control, ledger: Ledg
     return Evidenced(whole, writer.unseen)
 
 
-def plugged_in(annotator: Annotator, pace: PaceSettings, control: Control) -> Annotator:
-    """Somebody else's annotator with pace, retries and a circuit; what it costs only itself knows, so there is no budget."""
+def plugged_in(annotator: Annotator, pace: PaceSettings, control: Control, ledger: Ledger | None = None) -> Annotator:
+    """Somebody else's annotator with pace, retries, a circuit and a budget.
+
+    What it will cost nobody knows before, so a cap is passed by what is in flight when it is reached.
+    """
 
     def one(_: AnnotationRequest) -> Usage:
         return Usage(requests=1)
 
-    paced = Paced(annotator, pace, one, control, start=min(pace.in_flight, 64))
-    return Circuit(Retried(paced, pace.attempts, pace.longest_wait_s, control), pace.outage_patience_s, control)
+    paced = Paced(Budgeted(annotator, pace, one, control, ledger=ledger), pace, one, control, start=min(pace.in_flight, 64))
+    retried = Retried(paced, pace.attempts, pace.longest_wait_s, control)
+    return Circuit(retried, pace.outage_patience_s, control)

@@ -24,7 +24,7 @@ Pair = tuple[str, str]
 
 
 class Fallback(Around):
-    """Asks `second` for the pairs that `first` refused, left, or could not be reached for.
+    """Asks `second` for the pairs that `first` refused, or could not be reached for.
 
     `first` is down where it raises Unavailable, or Transient (its retries are over). BudgetSpent and Stopped are not that: they
     go through. A pair that both refuse is refused with the first one's kind and both reasons. A pair that the first refused and
@@ -74,7 +74,8 @@ class Fallback(Around):
                 raise
             trouble = error
         kept = {pair: refusal for pair, refusal in refusals.items() if not self._wanted(refusal.kind)}
-        pairs -= set(kept)
+        # What the first merely left (a stop, a spent cap, a batch job that has it) is its own: it stays pending.
+        pairs = set(refusals) - set(kept) if trouble is None else pairs
         if not pairs:
             return reply
         return await self._ask_second(request, pairs, reply, refusals, kept, trouble)

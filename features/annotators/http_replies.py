@@ -150,4 +150,4 @@ class Service:
 
     def said(self, status: int, words: object, body: object) -> str:
         """The beginning of a message: who answered what."""
-        return f"{self.place} answered {status}: {excerpt(words, body, self.secrets)}"
+        return f"{self.place} answered {status}: {excerpt(words, body, self.secrets)}".rstrip(".")

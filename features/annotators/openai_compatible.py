@@ -293,6 +293,8 @@ class OpenAIClient:
     def __init__(self, settings: ModelSettings) -> None:
         if not settings.name:
             raise InvalidInput("the openai annotator needs a model: pass --model NAME, as the server knows it")
+        if settings.clips:
+            raise InvalidInput("--clips is for the gemini annotator: an OpenAI-compatible server is sent frames")
         if settings.base_url:
             checked_address(settings.base_url)
         self.settings = settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random as _random
-import time
 from collections.abc import Callable
 
 from features.annotators.control import Control
@@ -31,6 +30,7 @@ def wait_before(tried: int, longest_s: float, retry_after_s: float | None, rando
     Args:
         longest_s: the most there is to wait; `retry_after_s` is not above it.
         random: a number from 0 to 1.
+        lost: told of each try that broke off and is made again: it may have been billed.
     """
     jitter = random() * min(longest_s, BASE_S * 2.0 ** min(tried - 1, 60))
     return min(longest_s, (retry_after_s or 0.0) + jitter)
@@ -49,7 +49,6 @@ class Retried(Around):
         longest_wait_s: the most that is waited between two tries.
         control: tells of a stop.
         random: a number from 0 to 1.
-        clock: seconds, for the sentence.
 
     Attributes:
         tries: exchanges so far.
@@ -63,11 +62,12 @@ class Retried(Around):
         longest_wait_s: float,
         control: Control,
         random: Callable[[], float] = _random.random,
-        clock: Callable[[], float] = time.monotonic,
+        lost: Callable[[AnnotationRequest], None] = lambda _: None,
     ) -> None:
         super().__init__(annotator)
         self.tries = self.again = 0
-        self._attempts, self._longest_s, self._control, self._random, self._clock = attempts, longest_wait_s, control, random, clock
+        self._attempts, self._longest_s, self._control, self._random = attempts, longest_wait_s, control, random
+        self._lost = lost
         self._rejections_per_attempt = REJECTIONS_PER_ATTEMPT if attempts > 1 else 1
 
     def open(self) -> None:
@@ -76,7 +76,7 @@ class Retried(Around):
 
     async def annotate(self, request: AnnotationRequest) -> AnnotationReply:
         """See `Annotator`. Transient is the last one, with a word on how often it was tried."""
-        began, tried, rejections = self._clock(), 0, 0
+        tried, rejections = 0, 0
         while True:
             self._control.check()
             self.tries += 1
@@ -92,8 +92,9 @@ class Retried(Around):
                         f"the server asks to wait {error.retry_after_s:.0f} s, longer than longest_wait_s ({self._longest_s:g})",
                     ) from error
                 if tried - rejections + rejections / self._rejections_per_attempt >= self._attempts:
-                    spent_s = self._clock() - began
-                    raise _given_up(error, f"tried {tried} time{'s' * (tried > 1)} in {spent_s:.0f} s") from error
+                    raise _given_up(error, f"tried {tried} time{'s' * (tried > 1)}") from error
+                if not error.rejected:
+                    self._lost(request)
                 await self._control.wait_s(wait_before(tried, self._longest_s, error.retry_after_s, self._random))
 
 

@@ -201,12 +201,14 @@ class Calibration:
         ratio_in, ratio_out: actual over estimated tokens, all exchanges together.
         n: exchanges.
         ratio_cached: the same of cached input tokens; None: as input.
+        cached_share: cached over all actual input tokens, for where no cache was expected.
     """
 
     ratio_in: float
     ratio_out: float
     n: int
     ratio_cached: float | None = None
+    cached_share: float = 0.0
 
 
 def calibrate(exchanges: Sequence[tuple[Usage, Usage]]) -> Calibration | None:
@@ -217,9 +219,12 @@ def calibrate(exchanges: Sequence[tuple[Usage, Usage]]) -> Calibration | None:
     actual = sum((other for _, other in exchanges), Usage())
     if not estimated.input_tokens or not estimated.output_tokens:
         return None
-    cached = actual.cached_input_tokens / estimated.cached_input_tokens if estimated.cached_input_tokens else None
     return Calibration(
-        actual.input_tokens / estimated.input_tokens, actual.output_tokens / estimated.output_tokens, len(exchanges), cached
+        actual.input_tokens / estimated.input_tokens,
+        actual.output_tokens / estimated.output_tokens,
+        len(exchanges),
+        actual.cached_input_tokens / estimated.cached_input_tokens if estimated.cached_input_tokens else None,
+        actual.cached_input_tokens / actual.input_tokens if actual.input_tokens else 0.0,
     )
 
 
@@ -301,6 +306,9 @@ def _corrected(usage: Usage, history: Calibration | None) -> Usage:
     if history is None:
         return usage
     tokens = round(usage.input_tokens * history.ratio_in)
-    ratio_cached = history.ratio_in if history.ratio_cached is None else history.ratio_cached
-    cached = min(tokens, round(usage.cached_input_tokens * ratio_cached))
+    if usage.cached_input_tokens:
+        ratio_cached = history.ratio_in if history.ratio_cached is None else history.ratio_cached
+        cached = min(tokens, round(usage.cached_input_tokens * ratio_cached))
+    else:
+        cached = round(tokens * history.cached_share)
     return Usage(usage.requests, tokens, cached, round(usage.output_tokens * history.ratio_out))

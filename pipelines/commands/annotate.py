@@ -89,6 +89,10 @@ def annotate(
         model_flags=model_flags,
         beam_args=tuple(beam_args or ()),
     )
+    if batch_jobs == "submit" and (only_failed or kind):
+        raise InvalidInput(
+            "--only-failed asks directly: leave it out with --batch-jobs submit (--retry-failed takes dead letters in)"
+        )
     how: dict[str, Any] = {"retry_failed": retry_failed, "only_failed": only_failed, "kinds": tuple(kind or ())}
     if dry_run:
         _forecast(project, bool(batch_jobs), as_json, how)
@@ -101,6 +105,10 @@ def annotate(
 
         end_stage(lambda quiet: collect(project, quiet, 3600 * patience, **how), as_json, workspace, "distill")
     else:
+        if only_failed and not as_json:
+            from pipelines import terminal
+
+            terminal.say("Asking dead letters again" + (f" of kind {', '.join(kind)}" if kind else "") + ".")
         end_stage(lambda quiet: project.annotate(quiet, **how), as_json, workspace, "distill")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands.options import DEFAULT_FEATURE_REPO, FeatureRepo, Json, Roots, Videos
+from pipelines.commands.model_options import OF_TRIALS, with_model_options
+from pipelines.commands.options import DEFAULT_FEATURE_REPO, AnnotatorKind, FeatureRepo, Json, Roots, Videos
 
 app = typer.Typer(no_args_is_help=True, help="Definitions of attributes: check, start, look at, try out.")
 
@@ -85,22 +87,27 @@ def show(
 
 
 @app.command("try")
+@functools.partial(with_model_options, only=OF_TRIALS)
 def try_out(
     file: Annotated[str, typer.Argument(metavar="FILE.yaml", help="A definition, registered or not.")],
     videos: Videos,
     root: Roots = None,
     count: Annotated[int, typer.Option(min=1, max=50, help="How many videos.")] = 5,
     report: Annotated[str, typer.Option(help="Where the page with frames goes; default: beside the definition's name here.")] = "",
+    annotator: AnnotatorKind = None,
     as_json: Json = False,
+    model_flags: Any = None,
 ) -> None:
     """Ask about a few videos and show frames and reasons. Nothing is stored but the page you look at."""
     import os
 
     from pipelines import terminal
+    from pipelines.configuration import Configuration, with_flags
     from pipelines.trial import try_definition
 
     page = os.path.abspath(report or f"{os.path.splitext(os.path.basename(file))[0]}-trial.html")
-    trial = try_definition(file, videos, tuple(root or ()), count, page, quiet=as_json)
+    settings = with_flags(Configuration(), {"annotator": annotator, **model_flags})
+    trial = try_definition(file, videos, tuple(root or ()), count, page, settings)
     if as_json:
         terminal.emit(trial)
         return

@@ -5,31 +5,47 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.commands.options import DEFAULT_FEATURE_REPO, BeamArgs, Json, Roots
+from pipelines.commands.model_options import PROMPT_ONLY, with_model_options
+from pipelines.commands.options import DEFAULT_FEATURE_REPO, AnnotatorKind, BeamArgs, Golden, Json, Roots
+from pipelines.commands.stages import OnlyAttributes
 
 if TYPE_CHECKING:
     from pipelines.launch import Graph
-    from pipelines.launch_plan import Check, Plan
+    from pipelines.launch_check import Check
+    from pipelines.launch_plan import LaunchConfig, Plan
+
+OF_A_JOB = PROMPT_ONLY | {
+    *("name", "base_url", "api_key_env", "api_key_file", "location", "timeout_s", "temperature", "max_output_tokens"),
+    *("thinking_budget", "structured", "logprobs", "clips", "safety"),
+    *("in_flight", "max_requests_per_minute", "max_tokens_per_minute", "max_cost", "max_tokens", "attempts", "outage_patience_s"),
+    *("prices", "answers", "fallback_annotator", "fallback_name", "fallback_base_url", "fallback_api_key_env", "options"),
+}
+"""All model options but --project, which names the job's own; with --location it is Vertex AI's too."""
 
 
-def launch(
-    stage: Annotated[str, typer.Argument(help="extract or score; the other stages stay on one machine.")],
+def _launch(
+    stage: Annotated[str, typer.Argument(help="extract, annotate or score; the other stages stay on one machine.")],
     on: Annotated[str, typer.Option("--on", help="Where: dataflow.")] = "dataflow",
     project: Annotated[str, typer.Option("--project", help="Id of the Google Cloud project.")] = "",
     region: Annotated[str, typer.Option("--region", help="Such as europe-west1; the bucket's own, if you can.")] = "",
     bucket: Annotated[str, typer.Option("--bucket", help="gs://NAME for staging, temporary files and the workspace.")] = "",
-    videos: Annotated[str, typer.Option("--videos", "-v", help="Manifest, folder or glob on gs://, for extract.")] = "",
+    videos: Annotated[str, typer.Option("--videos", "-v", help="Manifest, folder or glob on gs://; annotate: only these.")] = "",
     root: Roots = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try dead letters again although nothing about them changed.")
     ] = False,
     feature_repo: Annotated[
-        str, typer.Option("--feature-repo", envvar="VIDATTR_FEATURE_REPO", help="Folder with attributes/*.yaml, for score.")
+        str, typer.Option("--feature-repo", envvar="VIDATTR_FEATURE_REPO", help="Folder with attributes/*.yaml and golden/*.csv.")
     ] = DEFAULT_FEATURE_REPO,
+    attribute: OnlyAttributes = None,
+    annotator: AnnotatorKind = None,
+    golden: Golden = "",
     workspace: Annotated[str, typer.Option("--workspace", "-w", help="gs://BUCKET/FOLDER; default: vidattr in the bucket.")] = "",
     container: Annotated[str, typer.Option("--container", help="Worker image built from deploy/Dockerfile.")] = "",
     machine_type: Annotated[str, typer.Option("--machine-type", help="Of a worker.")] = "e2-standard-4",
@@ -45,16 +61,21 @@ def launch(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before starting.")] = False,
     as_json: Json = False,
     beam_args: BeamArgs = None,
+    model_flags: Any = None,
 ) -> None:
     """Run a stage on Dataflow: checks, a plan in words, then the job. It goes on when this command has ended.
 
     Example: vidattr launch extract --project P --region europe-west1 --bucket gs://B --videos gs://B/manifest.jsonl --dry-run
+
+    annotate needs answers in Redis (--answers redis://HOST:PORT), an image (--container) and a key that workers can read
+    (--api-key-file gs://..., or --location for Vertex AI in --project). The options about a model are for annotate alone.
     """
     from dataclasses import asdict, replace
 
     from features.errors import InvalidInput
     from features.workspace import Workspace
     from pipelines import launch_plan, terminal
+    from pipelines.launch_annotate import answers_check
 
     if on != "dataflow":
         raise InvalidInput(f"--on {on!r} is not supported: write --on dataflow, or see docs/flink.md for Beam's other runners")
@@ -78,7 +99,19 @@ def launch(
         labels=tuple(label or ()),
         beam_args=tuple(beam_args or ()),
     )
-    found = launch_plan.checks(config)
+    asks = stage == "annotate"
+    if not asks:
+        _refuse_model_options(stage, {**model_flags, "annotator": annotator, "golden": golden, "attribute": attribute})
+    flags = {"annotator": annotator, "golden_folder": golden, "attributes": tuple(attribute or ()), "model_flags": model_flags}
+    if asks and dry_run:
+        with tempfile.TemporaryDirectory() as nothing:  # its settings are the defaults: the workspace's own are not read
+            config = _asking(config, nothing, feature_repo, flags)
+    if asks and not dry_run:  # the workspace's settings say who is asked, once it may be read
+        found = launch_plan.place_checks(config)
+        if model_flags.get("answers"):
+            found.append(answers_check(model_flags["answers"]))
+    else:
+        found = launch_plan.checks(config)
     launch_plan.require(found)
     if stage == "score":
         from features.attributes.loading import load_definitions
@@ -89,10 +122,14 @@ def launch(
     if not dry_run:
         access = launch_plan.access(config)
         launch_plan.require(access)
-        from pipelines.configuration import load_configuration
+        if asks:
+            config = _asking(config, config.workspace, feature_repo, flags)
+        else:
+            from pipelines.configuration import load_configuration
 
-        config = replace(config, settings=load_configuration(Workspace(config.workspace)))
+            config = replace(config, settings=load_configuration(Workspace(config.workspace)))
         found = [*launch_plan.checks(config), *access]
+        launch_plan.require(found)
     words = launch_plan.plan(config)
     document: dict[str, Any] = {
         "stage": stage,
@@ -146,6 +183,27 @@ def launch(
         terminal.say(f"When it is done: {show_run}")
         terminal.next_command(job.follow)
     raise typer.Exit(code)
+
+
+launch = with_model_options(_launch, OF_A_JOB)
+
+
+def _refuse_model_options(stage: str, given: Mapping[str, Any]) -> None:
+    from features.errors import InvalidInput
+
+    named = sorted(name for name, value in given.items() if value)
+    if named:
+        raise InvalidInput(f"{stage} asks no annotator: leave out the options about {', '.join(named)}, which are for annotate")
+
+
+def _asking(config: LaunchConfig, settings: str, feature_repo: str, flags: Mapping[str, Any]) -> LaunchConfig:
+    """With who is asked, and what about: by the flags, and the vidattr.yaml in a folder."""
+    from dataclasses import replace
+
+    from pipelines.project import Project
+
+    project = Project(settings, feature_repo, **flags)
+    return replace(config, definitions=project.asked, golden=project.golden, annotator=project.annotator_config)
 
 
 def _show(found: list[Check], words: Plan) -> None:

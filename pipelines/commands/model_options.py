@@ -137,8 +137,21 @@ _BY_PARAMETER = {
 }
 PROMPT_ONLY = frozenset(name for name, (group, _, _) in _BY_PARAMETER.items() if group == "prompt")
 """Parameters that say what a model is asked and shown."""
-OF_PROMPTS = PROMPT_ONLY - {"samples"} | {"name", "clips", "prices"}
+OF_PROMPTS = PROMPT_ONLY | {
+    "name",
+    "clips",
+    "prices",
+    "thinking_budget",
+    "max_output_tokens",
+    "structured",
+    "logprobs",
+    "temperature",
+}
 """Parameters that decide what is sent and what it costs."""
+OF_TRIALS = frozenset(name for name, (group, _, _) in _BY_PARAMETER.items() if group in ("model", "prompt", "options")) - {
+    "samples"
+}
+"""Parameters that say who is asked about a few videos, and how."""
 
 
 def with_model_options(command: Callable[..., None], only: Iterable[str] = ()) -> Callable[..., None]:

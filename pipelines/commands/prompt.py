@@ -53,7 +53,14 @@ def show(
     from pipelines import prompting, terminal
     from pipelines.project import Project
 
-    project = Project(workspace, feature_repo, attributes=tuple(attribute or ()), golden_folder=golden, model_flags=model_flags)
+    project = Project(
+        workspace,
+        feature_repo,
+        attributes=tuple(attribute or ()),
+        annotator=annotator or None,
+        golden_folder=golden,
+        model_flags=model_flags,
+    )
     configured = project.configuration
     if not annotator:
         annotator = configured.annotator if configured.annotator in MODEL_KINDS else "gemini"

@@ -75,9 +75,9 @@ def show(
         terminal.emit({**record.as_dict(), "dead_letters": [vars(letter) for letter in letters]})
         return
     document = record.as_dict()
-    simple = ("run_id", "stage", "started_at", "finished_at", "cost_usd", "input_tokens", "output_tokens")
+    simple = ("run_id", "stage", "started_at", "finished_at", "cost_usd", "input_tokens", "cached_input_tokens", "output_tokens")
     terminal.table("", ["", ""], [[name, document[name]] for name in simple])
-    for name in ("arguments", "versions", "counts", "pair_counts", "timings", "details"):
+    for name in ("arguments", "versions", "counts", "pair_counts", "timings", "forecast", "details"):
         if document[name]:
             terminal.table(f"\n{name}", ["", ""], list(document[name].items()))
     if letters:

@@ -105,6 +105,11 @@ def end_stage(stage: Callable[[bool], RunRecord], as_json: bool, workspace: str,
         for sentence in spent_and_forecast(record):
             terminal.say(sentence)
         terminal.say(f"run {record.run_id}, {record.timings.get('total', 0):.1f} s")
+        if not record.counts.into:
+            terminal.say("There was nothing to do.")
+        if record.counts.pending and record.stage == "annotate" and exit_code(record) != 1:
+            terminal.next_command("the same command again: it goes on from here")
+            raise typer.Exit(exit_code(record))
         if exit_code(record) == 1:
             after, places = "runs show", (record.run_id,)
         terminal.next_command(terminal.command(after, *places, workspace=workspace))

@@ -67,6 +67,15 @@ def test_an_error_is_handed_over_and_not_raised_into_neighbours() -> None:
     assert dict(out) == {"v0": "v0", "v1": "refused", "v2": "v2"}
 
 
+def test_settling_waits_for_what_is_in_flight_and_hands_nothing_over() -> None:
+    annotator = SlowAnnotator()
+    window: Window[str] = Window(annotator, 8, finish)
+    for title in ("5", "0", "2"):
+        list(window.ask(title, AnnotationRequest(VideoFeatures("v", "h", "k", "x", title=title), ())))
+    window.settle()
+    assert annotator.now <= 1 and list(window.drain()) == []  # the one that raised did not count itself out
+
+
 @pytest.mark.parametrize("size", [1, 100])
 def test_any_size_works(size: int) -> None:
     assert len(ask(["1"] * 5, size)[0]) == 5

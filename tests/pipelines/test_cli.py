@@ -58,7 +58,7 @@ def test_help_needs_nothing_heavy(repo_root: pathlib.Path) -> None:
         (("run", "--videos", "{manifest}", "--attribute", "funy"), "'funy' is no attribute.*known are.*funny"),
         (
             ("annotate", "--annotator", "oracle", "--workspace", "{folder}/w"),
-            "'oracle' is no annotator: choose one of baseline, replay",
+            "'oracle' is no annotator: choose one of baseline, gemini, openai, replay",
         ),
         (("annotate", "--annotator", "replay", "--workspace", "{folder}/w"), "--recording"),
         (("extract", "--videos", "{manifest}", "--workspace", "{manifest}/w"), "cannot be written.*--workspace"),

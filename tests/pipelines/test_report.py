@@ -13,7 +13,7 @@ from PIL import Image
 
 from features.attributes.definition import AttributeDefinition
 from features.errors import InvalidInput
-from features.records import Annotation, Counts, Failure, Frame, RunRecord, Tag, VideoFeatures, to_table
+from features.records import Annotation, Counts, Failure, Frame, Moment, RunRecord, Tag, VideoFeatures, to_table
 from features.workspace import Workspace
 from pipelines import report_contents
 from pipelines.report import collect, render, write_report
@@ -145,7 +145,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> _Page:
     for number in range(2, 9):
         answers.append(_answer(number, COZY, "baseline", "true", 0.1 * number))
         answers.append(_answer(number, COZY, "student", "true", 0.1 * number + 0.05, teacher="baseline"))
-    answers += [_answer(2, MOOD, "llm", "bright", 0.7), _answer(2, PACE, "llm", "7.5", None)]
+    answers += [
+        _answer(2, MOOD, "llm", "bright", 0.7, moments=(Moment(2.6, 3.6), Moment(0.0, 0.4))),
+        _answer(2, PACE, "llm", "7.5", None),
+    ]
     answers += [_answer(4, PACE, "llm", "99", None), _answer(5, MOOD, "oracle", "bright", 1.0)]
     failures = [
         Failure("v099", "extract", "not_a_video", f"v099.mp4: {HOSTILE}; upload it again", attempts=2, failed_at=NOW),
@@ -206,6 +209,12 @@ def test_the_more_trusted_answer_speaks_and_the_others_are_quoted(page: _Page) -
     assert "no frames" in first
     images = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
     assert len(images) == 7 * report_contents.FRAMES_SHOWN and all(images)
+
+
+def test_the_seconds_that_carry_a_verdict_are_shown_with_the_nearest_frame(page: _Page) -> None:
+    pictures = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt") and value.startswith("the frame at")]
+    assert pictures == ["the frame at 3.0 seconds", "the frame at 0.0 seconds"]
+    assert "2.6\u20133.6 s" in page.words and "0.0\u20130.4 s" in page.words
 
 
 def test_figures_against_an_independent_count(tmp_path: Path) -> None:

@@ -116,6 +116,22 @@ def test_an_online_store_that_is_away_is_a_failure_and_said(corpus: Corpus, vida
     assert f"Next: vidattr materialize --workspace {place}" in outcome.out
 
 
+def test_beyond_the_priority_corpus_nobody_is_asked(corpus: Corpus, vidattr: Run, repo_root: pathlib.Path) -> None:
+    place, calls = corpus.workspace("priority"), corpus.place / "calls.jsonl"
+    priority = corpus.manifest.parent / "priority.jsonl"
+    priority.write_text(corpus.manifest.read_text().splitlines()[2])
+    arguments = (*corpus.arguments(place, repo_root), "--priority", priority, "--call-log", calls, "--json")
+    outcome = vidattr(*arguments)
+    assert calls.exists(), outcome
+    document = outcome.document
+    assert [json.loads(line)["video_id"] for line in calls.read_text().splitlines()] == [corpus.ids[2]]
+    assert document["stages"]["extract"]["counts"]["annotated"] == 3
+    assert document["counts"] == {"in": 3, "annotated": 1, "dead_lettered": 0, "pending": 2, "reused": 0}, "too few for a student"
+    scored = record("score", Counts(3, 3, 0, 0), Counts(3, 3, 0, 0))
+    counts, pairs = combined_counts(record("extract", Counts(3, 3, 0, 0)), scored, 1)
+    assert (counts.annotated, counts.pending, pairs.annotated) == (3, 0, 3), "the student covers the rest"
+
+
 def test_a_run_that_does_nothing_fails(corpus: Corpus, vidattr: Run, repo_root: pathlib.Path) -> None:
     place = corpus.workspace("nothing")
     arguments = [str(word) for word in corpus.arguments(place, repo_root)]

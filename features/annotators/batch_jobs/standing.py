@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -57,10 +58,8 @@ def standing(workspace: Workspace, now: float, patience_s: float = PATIENCE_S) -
     if waited:
         left = max(0.0, patience_s - (now - min(job.since for job in waited)))
         many = "a batch job" if len(waited) == 1 else f"{len(waited)} batch jobs"
-        why = (
-            f"in {many}, the oldest asked directly in {hours(left)} at the latest; "
-            "fetch what is done with `vidattr annotate --batch-jobs collect`"
-        )
+        until = f", the oldest asked directly in {hours(left)} at the latest" if left < math.inf else ""
+        why = f"in {many}{until}; fetch what is done with `vidattr annotate --batch-jobs collect`"
     return Standing(keys, why, refused)
 
 

@@ -90,6 +90,8 @@ def check_shape(settings: PromptSettings) -> None:
     """Raises InvalidInput for prompts that batch jobs do not carry."""
     if settings.videos_per_request > 1:
         raise InvalidInput("batch jobs hold one video a request: leave out --videos-per-request, or --batch-jobs")
+    if settings.first_token:
+        raise InvalidInput("batch jobs take whole replies: leave out --first-token, or --batch-jobs")
     if settings.samples > 1:
         raise InvalidInput("batch jobs ask each question once: leave out --samples, or --batch-jobs")
 

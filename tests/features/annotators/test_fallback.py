@@ -102,11 +102,14 @@ def test_both_down() -> None:
         assert isinstance(result, Transient) and "one; the fallback: two" in str(result), "pending: it may work another time"
 
 
-def test_what_the_first_left_is_asked_too() -> None:
-    reply, asked = ask(AnnotationReply((YES,), (), SPENT, "time-out"), AnnotationReply((NO,), (), MORE))
-    assert asked[0].definitions == (CALM,) and len(reply.answers) == 2 and reply.why_pending == ""
-    reply, _ = ask(AnnotationReply((YES,), (), SPENT, "time-out"), AnnotationReply((), (), MORE, "busy"))
-    assert reply.why_pending == "busy" and reply.answers == (YES,)
+def test_what_the_first_left_stays_its_own() -> None:
+    """A batch job has it, or the run was stopped, or a cap is reached: it is not to be paid for with somebody else."""
+    left = AnnotationReply((YES,), (), SPENT, "in a batch job")
+    reply, asked = ask(left, Transient("never asked"))
+    assert not asked and reply == left
+    reply, asked = ask(AnnotationReply((), (SHY,), SPENT, "in a batch job"), AnnotationReply((NO,), (), MORE))
+    refused = {SHY.attribute}
+    assert {definition.name for definition in asked[0].definitions} == refused
 
 
 def test_only_the_kinds_that_are_named() -> None:

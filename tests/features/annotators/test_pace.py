@@ -43,7 +43,7 @@ class Run:
         async def main() -> None:
             settings = PaceSettings(in_flight=in_flight)
             pace = paced(server, settings)
-            retried = Retried(pace, 20, 60, control(settings), random.Random(seed).random, now)
+            retried = Retried(pace, 20, 60, control(settings), random.Random(seed).random)
             begins = now()
 
             async def watch() -> None:

@@ -38,7 +38,7 @@ def test_only_transient_is_retried(error: BaseException, wanted: bool) -> None:
     async def main() -> Scripted:
         inner = Scripted(error, ANSWERED)
         try:
-            reply = await Retried(inner, 3, 60, control(), random.Random(0).random, now).annotate(request())
+            reply = await Retried(inner, 3, 60, control(), random.Random(0).random).annotate(request())
         except BaseException as raised:
             assert raised is error and not wanted
         else:
@@ -69,7 +69,7 @@ def outcome(*does: Any, attempts: int = 5, longest_s: float = 60.0) -> tuple[Any
     async def main() -> tuple[Any, list[float]]:
         inner, begins = Scripted(*does), now()
         try:
-            result: Any = await Retried(inner, attempts, longest_s, control(), lambda: 0.5, now).annotate(request())
+            result: Any = await Retried(inner, attempts, longest_s, control(), lambda: 0.5).annotate(request())
         except Transient as error:
             result = error
         return result, [at - begins for at in inner.at]
@@ -80,7 +80,7 @@ def outcome(*does: Any, attempts: int = 5, longest_s: float = 60.0) -> tuple[Any
 def test_it_gives_up_after_so_many_attempts_and_says_so() -> None:
     result, at = outcome(BROKEN)
     assert len(at) == 5 and at == pytest.approx([0, 0.25, 0.75, 1.75, 3.75])
-    assert "broken pipe (tried 5 times in 4 s; it stays pending)" in str(result)
+    assert "broken pipe (tried 5 times; it stays pending)" in str(result)
     assert len(outcome(BROKEN, attempts=1)[1]) == len(outcome(BUSY, attempts=1)[1]) == 1
 
 
@@ -107,7 +107,7 @@ def test_a_storm_of_rejections_is_outlived_for_a_while_and_ends() -> None:
 def test_a_stop_ends_the_wait_at_once() -> None:
     async def main() -> float:
         begins = now()
-        retried = Retried(Scripted(BROKEN), 20, 3600, control(stopping=lambda: now() > begins + 30), lambda: 1.0, now)
+        retried = Retried(Scripted(BROKEN), 20, 3600, control(stopping=lambda: now() > begins + 30), lambda: 1.0)
         with pytest.raises(Stopped):
             await retried.annotate(request())
         return now() - begins
