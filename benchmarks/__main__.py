@@ -21,6 +21,7 @@ NAMES = {
     "transform": "transform",
     "zero-shot": "zero_shot",
     "annotate-client": "annotate_client",
+    "client-cpu": "client_cpu",
     "annotate-pace": "annotate_pace",
     "annotate-tokens": "annotate_tokens",
     "end-to-end": "end_to_end",

@@ -29,7 +29,14 @@ PAPER_A_DAY = 1e7
 def _manifest(folder: pathlib.Path, copies: int) -> tuple[pathlib.Path, int]:
     rows = [json.loads(line) for line in (DATA / "clips" / "manifest.jsonl").read_text().splitlines()]
     lines = [
-        json.dumps({**row, "video_id": f"{row['video_id']}-{copy}", "uri": str((DATA / "clips" / row["uri"]).resolve())})
+        json.dumps(
+            {
+                **row,
+                "video_id": f"{row['video_id']}-{copy}",
+                "title": f"{row['title']} ({copy})",  # the same content would be asked about once
+                "uri": str((DATA / "clips" / row["uri"]).resolve()),
+            }
+        )
         for copy in range(copies)
         for row in rows
     ]

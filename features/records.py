@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, TypeVar
 
 import pyarrow as pa
@@ -477,7 +478,14 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def to_table(rows: Iterable[Row], kind: type[R]) -> pa.Table:
     """Records of one kind as an Arrow table with exactly `kind.SCHEMA`. Raises ValueError when a required field is None."""
-    table = pa.Table.from_pylist([_plain(row) for row in rows], schema=kind.SCHEMA)
+    names = kind.SCHEMA.names
+    columns: Sequence[Sequence[Any]] = list(zip(*map(attrgetter(*names), rows), strict=True)) or [()] * len(names)
+    arrays = []
+    for field_, column in zip(kind.SCHEMA, columns, strict=True):
+        if (kind, field_.name) in _NESTED:
+            column = [None if items is None else [vars(item) for item in items] for items in column]
+        arrays.append(pa.array(column, field_.type))
+    table = pa.Table.from_arrays(arrays, schema=kind.SCHEMA)
     for column in kind.SCHEMA:
         if not column.nullable and table[column.name].null_count:
             raise ValueError(f"{kind.__name__}.{column.name} is None in {table[column.name].null_count} rows, and must not be")

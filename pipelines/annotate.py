@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
@@ -30,7 +31,7 @@ from features.workspace import latest, read_parquet
 from pipelines import annotators, stopping
 from pipelines.annotators import ANSWERS, LOCK, Whose
 from pipelines.asking import Window
-from pipelines.counters import count
+from pipelines.counters import live
 from pipelines.forecasting import ForecastRun, as_bytes
 from pipelines.io import CommitRun, WriteTable, at_bundle_end, finish, tallies, to_batch
 from pipelines.options import beam_options, check_place, make_pipeline
@@ -43,6 +44,7 @@ ROWS = 1_000
 """Annotations that a worker collects before it hands them on."""
 REASONS = 20
 """Different sentences about pending pairs that a bundle keeps: servers quote what differs each time."""
+NOTHING = Usage()
 SHOWN = ("input_tokens", "output_tokens", "cost_nano_usd")
 """Tallies that the progress line shows while they grow."""
 
@@ -63,6 +65,7 @@ class AskFn(beam.DoFn):
     def start_bundle(self) -> None:
         self._rows: list[Annotation] = []
         self._tallies: Counter[str] = Counter()
+        self._counted: Counter[str] = Counter()
 
     def teardown(self) -> None:
         self._window.settle()  # a bundle that failed leaves requests in flight
@@ -99,6 +102,14 @@ class AskFn(beam.DoFn):
         if self._rows:
             yield to_batch(self._rows, Annotation)
             self._rows = []
+        for name, amount in self._counted.items():
+            Metrics.counter(STAGE, name).inc(amount)
+        self._counted.clear()
+
+    def _count(self, amounts: Mapping[str, int]) -> None:
+        """For the progress line at once, for Beam's metrics with the next batch of rows."""
+        live.add_all(STAGE, amounts)
+        self._counted.update(amounts)
 
     def _finish(self, about: tuple[VideoFeatures, Question], future: Future[AnnotationReply]) -> Iterator[Any]:
         video, question = about
@@ -165,19 +176,18 @@ class AskFn(beam.DoFn):
 
     def _paid(self, usage: Usage) -> None:
         """Counts what was paid, refused and unusable replies included."""
-        for name, amount in paid_tallies(usage):
-            if amount:
-                self._tallies[name] += amount
-                if name in SHOWN:
-                    count(STAGE, name, amount)
+        if usage == NOTHING:
+            return
+        amounts = dict(paid_tallies(usage))
+        self._tallies.update(amounts)
+        self._count({name: amounts[name] for name in SHOWN})
 
     def _outcomes(self, question: Question, annotated: int = 0, stored: int = 0, dead_lettered: int = 0, pending: int = 0) -> None:
         """Counts what became of one video's questions, and of the video."""
         pairs = {"annotated": annotated, "reused": stored, "dead_lettered": dead_lettered, "pending": pending}
+        self._count(pairs)
         for name, amount in pairs.items():
-            if amount:
-                count(STAGE, name, amount)
-                self._tallies[f"pair/{name}"] += amount
+            self._tallies[f"pair/{name}"] += amount
         self._tallies[f"video/{question.outcome(annotated, stored, pending)}"] += 1
 
 

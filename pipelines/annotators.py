@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -261,6 +262,7 @@ def acquire(config: AnnotatorConfig, workspace: Workspace) -> Annotator:
         if name not in _held:
             annotator = build_annotator(config, workspace, ledger=_ledgers.setdefault(name, Ledger()))
             annotator.open()
+            gc.freeze()  # libraries and models stay: going through them again and again took a seventh of all time
             _held[name] = _Held(annotator)
         _held[name].users += 1
         return _held[name].annotator

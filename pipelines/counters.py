@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from apache_beam.metrics import Metrics
@@ -30,6 +30,12 @@ class LiveCounts:
     def add(self, stage: str, name: str, amount: int) -> None:
         with self._lock:
             self._counts[stage, name] += amount
+
+    def add_all(self, stage: str, amounts: Mapping[str, int]) -> None:
+        """Adds to several counts of a stage at once."""
+        with self._lock:
+            for name, amount in amounts.items():
+                self._counts[stage, name] += amount
 
     def of(self, stage: str) -> dict[str, int]:
         """The counts of one stage by name."""

@@ -152,7 +152,7 @@ def from_whole(amounts: Sequence[int]) -> Usage:
 
 def moments_text(moments: tuple[Moment, ...]) -> str:
     """Moments as JSON: [[start_s, end_s], ...]."""
-    return json.dumps([(moment.start_s, moment.end_s) for moment in moments]) if moments else NO_MOMENTS
+    return f"[{', '.join(f'[{moment.start_s!r}, {moment.end_s!r}]' for moment in moments)}]" if moments else NO_MOMENTS
 
 
 def moments_from(text: str) -> tuple[Moment, ...]:

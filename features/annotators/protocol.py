@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Protocol
 
 from features.attributes.definition import AttributeDefinition
-from features.records import Moment, Source, VideoFeatures, digest_of, prefixed
+from features.records import Moment, Source, VideoFeatures, digest, digest_of, prefixed
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,12 @@ class AnnotatorIdentity:
         if rest is None:
             own = [text for definition, text in self.parameters_by_definition if definition == definition_hash]
             parts = (definition_hash, self.prompt, self.model, self.parameters, *own)
-            rest = self._rest[definition_hash] = b"".join(map(prefixed, parts))
+            rest = self._rest[definition_hash] = digest(*parts).encode()
         return digest_of(prefixed(content_key) + rest)
 
     @cached_property
     def _rest(self) -> dict[str, bytes]:
-        """By definition, all of a key's parts but the content: they are the same for every video."""
+        """By definition, the digest of all of a key's parts but the content: they are the same for every video."""
         return {}
 
 
