@@ -18,7 +18,7 @@ from features.annotators.prompt import PromptWriter
 from features.annotators.protocol import AnnotationRequest, Usage
 from features.annotators.spend import Calibration, Forecast, calibrate, forecast
 from features.attributes.definition import AttributeDefinition
-from features.records import VideoFeatures, from_table
+from features.records import VideoFeatures, digest, from_table
 from features.workspace import Workspace, latest, read_parquet
 from pipelines.annotators import AnnotatorConfig, model_asked
 from pipelines.planning import AnnotateConfig, Question
@@ -138,6 +138,32 @@ def forecast_of(
     return {"videos": total, **dataclasses.asdict(found)}
 
 
+class CountAndSample(beam.CombineFn):
+    """How many there are, and `size` of them with the lowest digests: the same ones however the work is cut up."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def create_accumulator(self) -> tuple[int, list[tuple[str, str, str]]]:
+        return 0, []
+
+    def add_input(self, accumulator: Any, element: tuple[str, str]) -> Any:
+        count, kept = accumulator
+        kept.append((digest(element[1]), *element))
+        return count + 1, self._lowest(kept) if len(kept) > 2 * self._size else kept
+
+    def merge_accumulators(self, accumulators: Iterable[Any]) -> Any:
+        parts = list(accumulators)
+        return sum(count for count, _ in parts), self._lowest([one for _, kept in parts for one in kept])
+
+    def extract_output(self, accumulator: Any) -> tuple[int, list[tuple[str, str]]]:
+        count, kept = accumulator
+        return count, [(path, text) for _, path, text in self._lowest(kept)]
+
+    def _lowest(self, kept: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+        return sorted(kept)[: self._size]
+
+
 @dataclasses.dataclass(eq=False)
 class ForecastRun(beam.PTransform):
     """One document about what the planned questions are going to take; see `forecast_of`."""
@@ -148,17 +174,15 @@ class ForecastRun(beam.PTransform):
     def expand(self, questions: beam.PCollection[tuple[str, str]]) -> beam.PCollection[dict[str, Any]]:
         config, batch = self.config, self.batch
 
-        def foretold(_: None, total: int, sample: list[tuple[str, str]]) -> dict[str, Any]:
+        def foretold(counted: tuple[int, list[tuple[str, str]]]) -> dict[str, Any]:
+            total, sample = counted
             chosen = [(path, Question.from_json(text)) for path, text in sample]
             return forecast_of(config.annotator, config.workspace, config.definitions, total, chosen, batch)
 
-        total = questions | "CountVideos" >> beam.combiners.Count.Globally()
-        sample = questions | "SampleVideos" >> beam.combiners.Sample.FixedSizeGlobally(SAMPLE)
         return (
-            questions.pipeline
-            | "OnceForecast" >> beam.Create([None])
-            | "Forecast"
-            >> beam.Map(foretold, beam.pvalue.AsSingleton(total), beam.pvalue.AsSingleton(sample)).with_output_types(dict[str, Any])
+            questions
+            | "CountAndSample" >> beam.CombineGlobally(CountAndSample(SAMPLE))
+            | "Foretell" >> beam.Map(foretold).with_output_types(dict[str, Any])
         )
 
 

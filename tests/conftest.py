@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import pathlib
 import socket
@@ -120,12 +121,15 @@ def run_vidattr(*arguments: object) -> Outcome:
     from pipelines.cli import main
 
     out, err = io.StringIO(), io.StringIO()
+    level = logging.getLogger().level  # a command may quieten its process, which here goes on
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main([str(argument) for argument in arguments])
             code = 0
         except SystemExit as exit_:
             code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        finally:
+            logging.getLogger().setLevel(level)
     return Outcome(code, out.getvalue(), err.getvalue())
 
 

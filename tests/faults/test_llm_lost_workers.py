@@ -99,7 +99,7 @@ def test_a_killed_worker_pays_again_only_for_what_was_in_flight(tmp_path: pathli
         assert outcome.record.pair_counts.reused >= (before - in_flight) * len(NAMES)
 
 
-@pytest.mark.parametrize(("dies", "again"), [("before", 1), ("after", 0)])
+@pytest.mark.parametrize(("dies", "again"), [pytest.param("before", 1, marks=pytest.mark.soak), ("after", 0)])
 def test_a_crash_between_reply_and_write_costs_at_most_one_call(
     dies: str, again: int, tmp_path: pathlib.Path, repo_root: pathlib.Path
 ) -> None:

@@ -214,7 +214,7 @@ def test_fewer_requests_at_a_time_may_be_ordered(tmp_path: pathlib.Path, prompt_
     assert most[0] > 6 and most[1:] == [2] and len(outcome.annotated) == videos * len(NAMES)
 
 
-@pytest.mark.parametrize("by", ["control.yaml", "Ctrl-C"])
+@pytest.mark.parametrize("by", [pytest.param("control.yaml", marks=pytest.mark.soak), "Ctrl-C"])
 def test_a_stop_keeps_what_is_answered_and_the_next_run_pays_only_for_the_rest(
     by: str, tmp_path: pathlib.Path, prompt_control: None
 ) -> None:

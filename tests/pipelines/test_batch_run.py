@@ -27,7 +27,7 @@ def repository(tmp_path: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["openai", "gemini"])
+@pytest.mark.parametrize("kind", ["openai", pytest.param("gemini", marks=pytest.mark.soak)])
 def test_submitted_looked_at_and_collected(
     kind: str, tmp_path: pathlib.Path, repository: pathlib.Path, vidattr: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ def add(workspace: Workspace, videos: list[VideoFeatures]) -> None:
     workspace.commit(RunRecord(run_id, "extract", later, later, counts=counts, files={"features": [file]}))
 
 
-@pytest.mark.parametrize(("protocol", "packed"), [("openai", 1), ("gemini", 4)])
+@pytest.mark.parametrize(("protocol", "packed"), [("openai", 1), pytest.param("gemini", 4, marks=pytest.mark.soak)])
 def test_after_a_pilot_the_forecast_is_within_a_tenth_of_the_bill(protocol: str, packed: int, tmp_path: pathlib.Path) -> None:
     workspace, prompts = workspace_with(tmp_path / "w", told(PILOT)), {"videos_per_request": packed}
     with serving() as server:

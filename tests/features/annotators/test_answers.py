@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from features.annotators.answers import Answers, Selection, open_answers
 from features.annotators.protocol import AnnotatorIdentity, Answer, Usage
 from features.errors import InvalidInput
-from features.records import Moment, digest
+from features.records import Moment, digest, digest_of, prefixed
 from tests.features.annotators.answer_stores import ANSWER, IDENTITY, ONE, location, redis_for_all, store, stored
 
 __all__ = ["location", "redis_for_all", "store"]  # fixtures
@@ -103,7 +103,11 @@ def test_what_only_one_definition_learned_from_is_in_no_other_key() -> None:
         AnnotatorIdentity("baseline", "m", parameters_by_definition=(("d1", "g1"),)),
     )
     assert plain.answer_key("c", "d1") != learned.answer_key("c", "d1")
-    assert plain.answer_key("c", "d2") == learned.answer_key("c", "d2") == digest("c", "d2", "", "m", "")
+    assert (
+        plain.answer_key("c", "d2")
+        == learned.answer_key("c", "d2")
+        == digest_of(prefixed("c") + digest("d2", "", "m", "").encode())
+    )
 
 
 def test_many_keys_at_once(store: Answers) -> None:

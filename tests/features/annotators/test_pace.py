@@ -65,7 +65,7 @@ class Run:
 
 
 @pytest.mark.parametrize(("mean_s", "retry_after_s"), [(0.5, None), (1.0, 1.0), (1.0, None), (2.0, 5.0)])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))])
 def test_capacity_that_falls_in_mid_run_is_found_again(mean_s: float, retry_after_s: float | None, seed: int) -> None:
     """128 slots, then 48, everything beyond rejected: nine tenths of the capacity are used, and hardly anything is rejected."""
     server = Server(128, lognormal(mean_s, 0.5, seed), retry_after_s=retry_after_s)
