@@ -96,7 +96,7 @@ def test_a_storm_that_does_not_end_leaves_the_rest_pending_and_the_next_run_does
     workspace, videos = workspace_with(tmp_path / "w", 24), 24
     storm = Rule("status", status=429, retry_after_s=0.01, after=8)
     with serving(rules=[storm]) as server:
-        outcome = annotate_against(server, workspace, pace={"attempts": 2, "longest_wait_s": 0.05, "outage_patience_s": 2})
+        outcome = annotate_against(server, workspace, pace={"attempts": 2, "longest_wait_s": 0.05})
         answered, stats = len(paid(server)) // len(NAMES), server.stats()
         assert answered == 8 and not outcome.dead and len(outcome.pending) == (videos - answered) * len(NAMES)
         assert "429" in outcome.why_pending and billed(server, outcome)
