@@ -90,7 +90,8 @@ class RedisAnswers:
     """Answers under a prefix of one Redis database: one key an answer, one hash a run for spend, and one hash for identities.
 
     A batch of up to 500 answers is one round trip and is stored at once or not at all. What `put_many` returned from is in the
-    server's append-only file if it keeps one: it survives a `kill -9` of the server, and with `appendfsync always` a power cut
+    server's append-only file if it keeps one: it survives a `kill -9` of the server, but for up to two
+    seconds that wait behind a slow flush; with `appendfsync always` all of it does, and a power cut
     (`everysec` may lose the last second). `stats` notes a server that evicts or forgets. Redis Cluster needs a prefix in braces,
     such as {vidattr}:, which keeps everything on one node. See `features.annotators.answers.Answers` for the methods.
 

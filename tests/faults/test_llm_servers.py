@@ -92,6 +92,7 @@ def test_the_pace_finds_what_an_overrun_server_can_take_and_the_budget_holds(tmp
     assert {times for counts in stats["pairs"].values() for times in counts.values()} == {1}
 
 
+@pytest.mark.soak
 def test_a_storm_that_does_not_end_leaves_the_rest_pending_and_the_next_run_does_it(tmp_path: pathlib.Path) -> None:
     workspace, videos = workspace_with(tmp_path / "w", 24), 24
     storm = Rule("status", status=429, retry_after_s=0.01, after=8)

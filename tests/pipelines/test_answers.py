@@ -51,7 +51,7 @@ class Scene:
         out = io.StringIO()
         arguments = [*words, "--workspace", str(self.workspace)]
         with contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(terminal.out, "file", out)
+            patch.setattr(terminal.out, "_file", out)  # "file" would be put back as the stream of this moment
             typer.main.get_command(commands.app).main(arguments, standalone_mode=False)
         return out.getvalue()
 
