@@ -67,6 +67,7 @@ def test_a_silent_server_is_left_at_the_deadline_and_the_request_is_cancelled(tm
     assert max(standing) <= 2
 
 
+@pytest.mark.soak
 def test_requests_that_hang_are_cancelled_and_asked_again(tmp_path: pathlib.Path) -> None:
     workspace = workspace_with(tmp_path / "w", 8)
     with serving(rules=[Rule("hang", contains="#clip-003"), Rule("hang", contains="#clip-004", times=1)]) as server:

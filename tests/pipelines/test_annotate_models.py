@@ -174,6 +174,7 @@ def test_a_fallback_answers_while_the_first_is_down(tmp_path: pathlib.Path) -> N
         assert len(models) == 2 and set(paid(server).values()) == {1}
 
 
+@pytest.mark.soak
 def test_a_run_that_is_paused_waits_and_goes_on(tmp_path: pathlib.Path, prompt_control: None) -> None:
     workspace, videos = workspace_with(tmp_path / "w", 36), 36
     control = pathlib.Path(workspace.path(CONTROL))
@@ -196,6 +197,7 @@ def test_a_run_that_is_paused_waits_and_goes_on(tmp_path: pathlib.Path, prompt_c
     control.unlink()
 
 
+@pytest.mark.soak
 def test_fewer_requests_at_a_time_may_be_ordered(tmp_path: pathlib.Path, prompt_control: None) -> None:
     workspace, videos = workspace_with(tmp_path / "w", 80), 80
     control, most = pathlib.Path(workspace.path(CONTROL)), []

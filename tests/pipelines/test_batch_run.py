@@ -28,6 +28,7 @@ def repository(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("kind", ["openai", pytest.param("gemini", marks=pytest.mark.soak)])
+@pytest.mark.soak
 def test_submitted_looked_at_and_collected(
     kind: str, tmp_path: pathlib.Path, repository: pathlib.Path, vidattr: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
