@@ -472,10 +472,6 @@ _NESTED: dict[tuple[type, str], type] = {
 }
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    return {name: [vars(item) for item in value] if (type(row), name) in _NESTED else value for name, value in vars(row).items()}
-
-
 def to_table(rows: Iterable[Row], kind: type[R]) -> pa.Table:
     """Records of one kind as an Arrow table with exactly `kind.SCHEMA`. Raises ValueError when a required field is None."""
     names = kind.SCHEMA.names

@@ -142,7 +142,7 @@ class Whose:
         return cls(*annotator.identities) if isinstance(annotator, Fallback) else cls(annotator.identity)
 
     def key(self, content_key: str, definition_hash: str, by: AnnotatorIdentity | None = None) -> str:
-        """The key of an answer, or of a dead letter when `by` is `whole`.
+        """The key of an answer that `by` gave; None: the first.
 
         An answer of the first has its own answer key, whether there is a fallback or not. One that the second gave because the
         first could not is no answer of the second asked in its own right, so its key is made of both.
@@ -152,12 +152,10 @@ class Whose:
             return own
         return digest(own, self.second.answer_key(content_key, definition_hash))
 
-    def accepted(self, content_key: str, definition_hash: str) -> dict[tuple[str, str], None]:
+    def accepted(self, content_key: str, definition_hash: str) -> tuple[tuple[str, str], ...]:
         """(source, key) of every answer that is good enough not to ask again."""
-        found = {(str(self.first.source), self.key(content_key, definition_hash)): None}
-        if self.second is not None:
-            found[str(self.second.source), self.key(content_key, definition_hash, self.second)] = None
-        return found
+        givers = (self.first,) if self.second is None else (self.first, self.second)
+        return tuple((str(giver.source), self.key(content_key, definition_hash, giver)) for giver in givers)
 
     def refused_key(self, content_key: str, definition_hash: str) -> str:
         """The key of a dead letter: of all that was asked."""

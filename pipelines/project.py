@@ -134,7 +134,7 @@ class Project:
         Raises:
             InvalidInput: a definition, the Golden Set, a setting, a Beam option or the recording is wrong.
         """
-        from pipelines.annotators import build_annotator, model_asked
+        from pipelines.annotators import build_annotator
         from pipelines.options import beam_options
 
         beam_options(self.beam_args)
@@ -142,8 +142,6 @@ class Project:
         for each in (config, config.fallback):
             if each is not None and each.kind != "baseline":  # which reads weights, and nothing that can be wrong
                 _ = build_annotator(replace(each, fallback=None), self.workspace, store=False).identity
-            if each is not None and each.asks_model:
-                model_asked(each, self.workspace).check_caps(each.pace)
         _ = self.golden
 
     def annotate(self, quiet: bool, without_failures_of: str = "", **how: Any) -> RunRecord:

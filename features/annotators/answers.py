@@ -19,7 +19,6 @@ from features.errors import InvalidInput
 
 __all__ = [
     "Answers",
-    "AnswersStore",
     "Group",
     "Selection",
     "SqliteAnswers",
@@ -28,8 +27,6 @@ __all__ = [
     "StoredAnswers",
     "open_answers",
 ]
-
-AnswersStore = SqliteAnswers
 
 
 class Answers(Protocol):
