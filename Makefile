@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py
 	@test -n "$(PYTHON)" || { echo "vidattr needs Python 3.11 to 3.13: install one, or pass PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[speech,redis,llm,dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[speech,redis,llm,dev]'
 	touch $@
 
 demo: env
@@ -43,7 +43,7 @@ endef
 
 test: env
 	$(BIN)/vidattr weights install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 services:
 	@if command -v redis-server >/dev/null; then echo "redis-server is there"; else \

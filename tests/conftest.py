@@ -50,7 +50,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: long; only with --soak (make soak)")
 
 
+LONGEST_FIRST = ("tests/test_main_job.py", "tests/docs/", "tests/pipelines/", "tests/faults/")
+"""Files that take minutes, before those that take seconds: else one worker ends alone with the longest file."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: next((rank for name, rank in ranks.items() if item.nodeid.startswith(name)), len(ranks)))
     wanted = config.getoption("--soak")
     skip = pytest.mark.skip(reason="make soak runs it" if not wanted else "make test runs it")
     for item in items:

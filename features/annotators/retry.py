@@ -30,7 +30,6 @@ def wait_before(tried: int, longest_s: float, retry_after_s: float | None, rando
     Args:
         longest_s: the most there is to wait; `retry_after_s` is not above it.
         random: a number from 0 to 1.
-        lost: told of each try that broke off and is made again: it may have been billed.
     """
     jitter = random() * min(longest_s, BASE_S * 2.0 ** min(tried - 1, 60))
     return min(longest_s, (retry_after_s or 0.0) + jitter)
@@ -49,6 +48,7 @@ class Retried(Around):
         longest_wait_s: the most that is waited between two tries.
         control: tells of a stop.
         random: a number from 0 to 1.
+        lost: told of each try that broke off and is made again: it may have been billed.
 
     Attributes:
         tries: exchanges so far.

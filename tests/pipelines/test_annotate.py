@@ -90,6 +90,15 @@ def test_a_changed_title_asks_about_that_video(with_features: Make, log: pathlib
     assert record.counts == Counts(2, 2, 0, 0, 1)
 
 
+def test_reasons_that_differ_each_time_do_not_swell_the_record(with_features: Make, log: pathlib.Path) -> None:
+    """A server that quotes a request id in its error gives a million sentences to a run of a million videos."""
+    asking = annotate.AskFn(config(with_features("v0"), log))
+    asking.start_bundle()
+    for number in range(3 * annotate.REASONS):
+        asking._pending(f"503, request {number}", 2)
+    assert len(asking._tallies) == annotate.REASONS + 1 and sum(asking._tallies.values()) == 6 * annotate.REASONS
+
+
 def test_what_is_not_answered_becomes_one_dead_letter_a_pair(with_features: Make, log: pathlib.Path) -> None:
     workspace = with_features("v0", "v1", "v2")
     answers = {("v0", "funny"): "true", ("v0", "calm"): "false", ("v1", "funny"): "true"}

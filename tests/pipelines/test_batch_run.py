@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from features.annotators.model_server import Rule, ServerConfig, running
+from features.attributes.registry import exclusive
 from features.records import Annotation
 from features.workspace import Workspace
+from pipelines import batch_run
+from pipelines.annotators import LOCK
 from tests.pipelines.hand_made import write_features
 
 NAMES = ("funny", "cozy")
@@ -28,7 +31,6 @@ def repository(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("kind", ["openai", pytest.param("gemini", marks=pytest.mark.soak)])
-@pytest.mark.soak
 def test_submitted_looked_at_and_collected(
     kind: str, tmp_path: pathlib.Path, repository: pathlib.Path, vidattr: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +89,29 @@ def test_what_a_job_could_not_answer_is_asked_directly(
         collected = vidattr(*command, "--batch-jobs", "collect").document
         assert collected["pair_counts"]["annotated"] == 4 and collected["pair_counts"]["pending"] == 0
         assert {number for counts in server.stats()["pairs"].values() for number in counts.values()} == {1}
+
+
+def test_what_the_fallback_answered_is_not_handed_over_and_a_running_annotation_is_waited_for(
+    tmp_path: pathlib.Path, repository: pathlib.Path, vidattr: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    monkeypatch.setenv("GEMINI_API_KEY", "any")
+    monkeypatch.setattr(batch_run, "LOCK_TIMEOUT_S", 0.0)
+    workspace = Workspace(str(tmp_path / "w"))
+    write_features(workspace, ["v1", "v2"])
+    with running(ServerConfig(rules=(Rule("refusal", contains="title of v1", protocol="openai"),))) as server:
+        place = ("--workspace", workspace.root, "--feature-repo", repository, "--annotator", "openai", "--model", "gpt-4.1-mini")
+        second = ("--fallback", "gemini", "--fallback-model", "gemini-2.5-flash", "--fallback-base-url", server.gemini_url)
+        command = ("annotate", *place, "--base-url", server.openai_url, *second, "--json")
+        assert vidattr(*command).document["pair_counts"]["annotated"] == 4
+        handed = vidattr(*command, "--batch-jobs", "submit").document
+        assert (handed["pairs"], handed["jobs"]) == (0, [])
+
+        write_features(workspace, ["v3"])
+        with exclusive(workspace.local_path(LOCK), 0, "annotation"):
+            refused = vidattr(*command, "--batch-jobs", "submit")
+        assert refused.exit_code != 0 and "annotation" in refused.err and "Traceback" not in refused.err
+        assert vidattr(*command, "--batch-jobs", "submit").document["pairs"] == 2
 
 
 def test_an_annotator_without_batch_jobs_says_so(
