@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import sys
@@ -13,7 +12,8 @@ from typing import Literal
 import psutil
 
 from features import weights
-from features.errors import VidattrError
+from features.errors import Transient, VidattrError
+from features.videos.decoding import Decoder
 from features.workspace import Workspace
 
 NEEDED_MEMORY_GIB = 4
@@ -22,8 +22,6 @@ PACKAGES = {
     "apache-beam": "2.77", "tensorflow": "2.21", "tensorflow-transform": "1.21", "keras": "3.15", "feast": "0.67", "av": "18.1",
 }  # fmt: skip
 EXTRAS = {"faster-whisper": "speech", "redis": "redis", "librosa": "audio", "xllamacpp": "llm"}
-LANDLOCK_CREATE_RULESET = 444
-LANDLOCK_CREATE_RULESET_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,19 @@ class Finding:
             object.__setattr__(self, "remedy", "")
 
 
-def landlock_version() -> int:
-    """The kernel's Landlock ABI, 0 without one (landlock_create_ruleset(2) with the version flag)."""
-    if not sys.platform.startswith("linux"):
-        return 0
-    return max(0, ctypes.CDLL(None).syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION))
+def _sealed_room() -> Finding:
+    """Whether a decoder that is taken over by a hostile file finds anything to reach; tried from inside of one."""
+    with Decoder(1) as decoder:
+        try:
+            open_walls = [wall for wall, how in decoder.examine().items() if not how]
+        except Transient as error:
+            return Finding("sealed room", "missing", "no decoding process", str(error))
+    return Finding(
+        "sealed room",
+        "optional" if open_walls else "ok",
+        f"a decoder can reach: {', '.join(open_walls)}" if open_walls else "a decoder reaches no file, socket or process",
+        "Linux 6.12 or later with Landlock (lsm=landlock,... at boot); until then let no decoder run as a user with secrets",
+    )
 
 
 def examine(workspace: str) -> list[Finding]:
@@ -94,15 +100,7 @@ def examine(workspace: str) -> list[Finding]:
         )
     )
     findings.append(_disk(workspace))
-    abi = landlock_version()
-    findings.append(
-        Finding(
-            "Landlock",
-            "ok" if abi else "optional",
-            f"ABI {abi}" if abi else "not in this kernel",
-            "" if abi else "Linux 5.13 or later; without it the decoder is bounded by resource limits only",
-        )
-    )
+    findings.append(_sealed_room())
     redis = shutil.which("redis-server")
     findings.append(Finding("redis-server", "ok" if redis else "optional", redis or "-", "" if redis else "make services"))
     credentials = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")

@@ -179,12 +179,18 @@ class ExtractFn(beam.DoFn):
         self._version = self._extractor.extractor_version
         self._limits = digest(repr(self._config.limits))
         self._pool = ThreadPoolExecutor(self._config.workers)
+        open_walls = self._extractor.open_walls()
+        # Told with the first batch, for the run record: what a hostile file could have reached where it was decoded.
+        self._told = [f"detail/decoder: {wall} within reach" for wall in open_walls] or ["detail/decoder: sealed"]
 
     def teardown(self) -> None:
         self._pool.shutdown()
         self._extractor.close()
 
     def process(self, batch: list[tuple[str, dict[str, Iterable[str]]]]) -> Iterator[Any]:
+        if self._told:
+            yield from tallies(dict.fromkeys(self._told, 1))
+            self._told = []
         for outcome, outputs in self._pool.map(self._one, batch):
             # Counted here and not in the pool, whose threads Beam does not know.
             count(STAGE, outcome)

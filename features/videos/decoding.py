@@ -34,6 +34,7 @@ from features.errors import Permanent, Transient
 from features.records import SOUND_STATS, VISUAL_STATS
 from features.videos.frames import LONGEST_SIDE, STILLS, Still
 from features.videos.probe import Limits
+from features.videos.sealed_room import WALLS
 from features.videos.sound import NO_SOUND, SPEECH_S, Samples, to_float
 from features.videos.sound import RATE as SOUND_RATE
 from features.videos.wire import (
@@ -153,6 +154,26 @@ class Decoder:
                     return _outcome(data, status, limits)
         raise AssertionError("unreachable")
 
+    def examine(self) -> dict[str, str]:
+        """Has a child look at the walls of the room that it decodes in, by trying to get out.
+
+        Returns:
+            By wall how it held, empty where it does not: see `features.videos.sealed_room.examine`.
+
+        Raises:
+            Transient: no child could be started, or it gave no answer.
+        """
+        limits = Limits()
+        with self._places, open(os.devnull, "rb") as nothing:
+            warm = self._started()
+            try:
+                data, _ = warm.ask(nothing.fileno(), limits, examine=True)
+                read = Reader(Reader(split_reply(data)[0]).mapping("walls"))
+                return {wall: read.text(wall, 100) for wall in WALLS}
+            except (_ParentDied, Malformed) as error:
+                self._drop(warm)
+                raise Transient(f"the decoding process did not examine its walls: {error}") from error
+
     def _started(self) -> _WarmParent:
         with self._lock:
             if self._closed:
@@ -236,14 +257,14 @@ class _WarmParent:
                 raise Transient(f"the decoding process did not start: {last[0][:300]}")
             self._control.settimeout(GRACE_S)
 
-    def ask(self, descriptor: int, limits: Limits) -> tuple[bytes, dict[str, Any]]:
-        """Has one child decode an open file. Returns its answer and how it ended. Raises _ParentDied."""
+    def ask(self, descriptor: int, limits: Limits, examine: bool = False) -> tuple[bytes, dict[str, Any]]:
+        """Has one child decode an open file, or examine its walls. Returns its answer and how it ended. Raises _ParentDied."""
         data, data_theirs = os.pipe()
         status, status_theirs = os.pipe()
         try:
             try:
                 with self._lock:
-                    request = pack_request(asdict(limits))
+                    request = pack_request({**asdict(limits), "examine": examine})
                     sent = socket.send_fds(self._control, [request], [descriptor, data_theirs, status_theirs])
                     self._control.sendall(request[sent:])
             except OSError as error:

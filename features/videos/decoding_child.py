@@ -6,7 +6,6 @@ Nothing here may import TensorFlow or Beam, or start a thread: the warm parent m
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -29,12 +28,10 @@ from features.errors import Permanent
 from features.videos.fingerprint import fingerprint
 from features.videos.frames import Still, decode_pictures, to_rgb
 from features.videos.probe import Limits, open_container, probe
+from features.videos.sealed_room import examine, prepare, seal
 from features.videos.sound import RATE, SPEECH_S, decode_sound, sound_stats, to_float
 from features.videos.visual import still_stats, visual_stats
 from features.videos.wire import EXIT_MEMORY, MAX_WARNINGS, REQUEST_BYTES, pack_reply
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass
@@ -77,6 +74,7 @@ def warm_up() -> None:
     fingerprint(picture)
     still_stats(picture)
     sound_stats(to_float(np.zeros(RATE, np.int16)))
+    prepare()
     gc.collect()
     gc.freeze()
 
@@ -121,7 +119,9 @@ def _receive(line: socket.socket) -> tuple[bytes, list[int]]:
 
 def _start(line: socket.socket, wake: int, request: bytes, descriptors: list[int], children: dict[int, _Child]) -> None:
     video, answer, status = descriptors
-    limits = Limits(**json.loads(request))
+    asked = json.loads(request)
+    look_around = bool(asked.pop("examine", False))
+    limits = Limits(**asked)
     parent = os.getpid()
     try:
         pid = os.fork()
@@ -130,7 +130,7 @@ def _start(line: socket.socket, wake: int, request: bytes, descriptors: list[int
         os.close(status)
     else:
         if pid == 0:
-            _be_child(parent, video, answer, limits)
+            _be_child(parent, video, answer, limits, look_around)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         children[pid] = _Child(pid, status, time.monotonic() + limits.wall_s)
@@ -165,20 +165,21 @@ def _kill(group: int) -> None:
             kill(group, signal.SIGKILL)
 
 
-def _be_child(parent: int, video: int, answer: int, limits: Limits) -> None:
-    """Decodes one video and exits. It never returns into the warm parent's loop."""
+def _be_child(parent: int, video: int, answer: int, limits: Limits, look_around: bool) -> None:
+    """Decodes one video, or looks at its walls, and exits. It never returns into the warm parent's loop."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.setpgid(0, 0)
-        _die_with(parent)
         _close_all_but(video, answer)
-        set_limits(limits)
-        confine(limits)
-        with os.fdopen(video, "rb") as file:
-            reply = answer_for(file, limits)
+        seal(limits, parent)
+        if look_around:
+            reply = pack_reply({"walls": examine(parent)}, [])
+        else:
+            with os.fdopen(video, "rb") as file:
+                reply = answer_for(file, limits)
         for part in reply:
             _write_all(answer, memoryview(part).cast("B"))
         code = 0
@@ -186,14 +187,6 @@ def _be_child(parent: int, video: int, answer: int, limits: Limits) -> None:
         code = EXIT_MEMORY
     finally:
         os._exit(code)
-
-
-def _die_with(parent: int) -> None:
-    """Has the kernel end this process when the warm parent ends. The warm parent is one thread, so it is its end alone."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _close_all_but(*kept: int) -> None:
@@ -210,28 +203,6 @@ def _silence() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
     os.close(nothing)
-
-
-def set_limits(limits: Limits) -> None:
-    """Memory, processor time, no writing to files, no core dumps, no further descriptors."""
-    cpu = int(np.ceil(limits.cpu_s))
-    for name, soft, hard in (
-        (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_FSIZE, 0, 0),
-        (resource.RLIMIT_CPU, cpu, cpu + 1),
-        (resource.RLIMIT_AS, limits.memory_bytes, limits.memory_bytes),
-        (resource.RLIMIT_NOFILE, 0, 0),
-    ):
-        with contextlib.suppress(ValueError):  # a hard limit that is lower already
-            resource.setrlimit(name, (soft, hard))
-
-
-def confine(limits: Limits) -> None:
-    """The place for walls around file system and network, where the kernel has them.
-
-    It is called in the child, after all imports and after `set_limits`, before the first byte of the video is read. The
-    child owns two descriptors then: the video, read-only, and the pipe for its answer.
-    """
 
 
 def answer_for(file: BinaryIO, limits: Limits) -> list[bytes | memoryview]:

@@ -156,6 +156,12 @@ class Extractor:
         if decoder is not None:
             decoder.close()
 
+    def open_walls(self) -> tuple[str, ...]:
+        """What a decoder could still reach on this machine, of `features.videos.sealed_room.WALLS`. Raises Transient."""
+        if self._decoder is None:
+            raise RuntimeError("open the extractor first")
+        return tuple(wall for wall, how in self._decoder.examine().items() if not how)
+
     def __enter__(self) -> Extractor:
         self.open()
         return self

@@ -171,7 +171,7 @@ def test_doctor_finds_this_machine_fit(vidattr: Run, tmp_path: pathlib.Path, wei
     outcome = vidattr("doctor", "--workspace", tmp_path / "w", "--json")
     states = {finding["what"]: finding["state"] for finding in outcome.document["findings"]}
     assert outcome.exit_code == 0, [f for f in outcome.document["findings"] if f["state"] == "missing"]
-    assert {"Python", "tensorflow", "feast", "memory", "workspace", "Landlock"} <= set(states)
+    assert {"Python", "tensorflow", "feast", "memory", "workspace", "sealed room"} <= set(states)
 
 
 def test_a_wrong_flag_is_said_without_a_trace(vidattr: Run) -> None:

@@ -69,6 +69,7 @@ def test_videos_become_features_once(corpus: pathlib.Path, tmp_path: pathlib.Pat
     rows = list(workspace.rows(VideoFeatures))
     assert first.counts == Counts(6, 6, 0, 0) and again.counts == Counts(6, 6, 0, 0, 6) and len(rows) == 6
     assert all(row.run_id == first.run_id and 1 <= len(row.frames) <= 8 and row.title for row in rows)
+    assert any(name.startswith("detail/decoder: ") for name in first.details), "what a hostile file could have reached is told"
 
 
 def test_bad_files_are_one_dead_letter_each_and_the_rest_goes_on(corpus: pathlib.Path, tmp_path: pathlib.Path) -> None:
