@@ -414,7 +414,7 @@ class RunRecord:
         counts: of videos.
         pair_counts: of (video, attribute) pairs; None for a stage without any.
         files: for each table, the files of this run that count; whatever else lies in its folder does not.
-        timings: seconds by phase.
+        timings: seconds by phase; `busy: PHASE` is what all workers together spent on one.
         peak_memory_bytes: highest resident memory of the process and its children, 0 where unknown.
         details: stage-specific facts for a person (metrics, notes); JSON values only.
         forecast: what the run was expected to take, see `pipelines.forecasting`; empty where nothing was forecast.

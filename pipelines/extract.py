@@ -196,6 +196,7 @@ class ExtractFn(beam.DoFn):
             count(STAGE, outcome)
             yield from outputs
             yield from tallies({f"video/{outcome}": 1})
+        yield from tallies({f"busy_ms/{phase}": round(1000 * seconds) for phase, seconds in self._extractor.busy.take().items()})
 
     def _one(self, element: tuple[str, dict[str, Iterable[str]]]) -> tuple[str, Outputs]:
         video_id, groups = element

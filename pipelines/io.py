@@ -228,7 +228,10 @@ class _CommitFn(beam.DoFn):
             cached_input_tokens=tallies.get("cached_input_tokens", 0),
             output_tokens=tallies.get("output_tokens", 0),
             cost_usd=tallies.get("cost_nano_usd", 0) / 1e9,
-            timings={"total": (finished - self._header.started_at).total_seconds()},
+            timings={
+                "total": (finished - self._header.started_at).total_seconds(),
+                **{f"busy: {name[8:]}": number / 1000 for name, number in sorted(tallies.items()) if name.startswith("busy_ms/")},
+            },
             peak_memory_bytes=peak_memory_bytes(),
             files=listed,
             details={name: number for name, number in sorted(tallies.items()) if name.startswith(("kind/", "detail/"))},
@@ -264,7 +267,8 @@ class CommitRun(beam.PTransform):
     Args:
         workspace, stage, header: whose record.
         tallies: (name, number) pairs; names are `video/in`, `video/annotated`, `video/reused`, `video/dead_lettered`,
-            `video/pending`, the same with `pair/`, `kind/WORD` for dead letters by kind, `detail/WORD`, `input_tokens`,
+            `video/pending`, the same with `pair/`, `kind/WORD` for dead letters by kind, `detail/WORD`,
+            `busy_ms/PHASE` for milliseconds that all workers spent on a phase, `input_tokens`,
             `cached_input_tokens`, `output_tokens`, `cost_nano_usd`.
         forecast: one document of what the run was expected to take; None: nothing was forecast.
 

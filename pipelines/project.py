@@ -255,6 +255,16 @@ def pending_reasons(record: RunRecord) -> list[str]:
     ]
 
 
+def where_the_time_went(record: RunRecord) -> list[str]:
+    """A sentence on which parts of extraction took the workers' time, largest first; none where hardly any was taken."""
+    busy = {name.removeprefix("busy: "): seconds for name, seconds in record.timings.items() if name.startswith("busy: ")}
+    whole = sum(busy.values())
+    if whole < 1:
+        return []
+    largest = sorted(busy.items(), key=lambda item: -item[1])
+    return [f"{whole:.0f} s of work: " + ", ".join(f"{name} {part / whole:.0%}" for name, part in largest if part >= whole / 100)]
+
+
 def spent_and_forecast(record: RunRecord) -> list[str]:
     """What a run paid for, beside what it was expected to; nothing where nobody was paid."""
     if not record.input_tokens and not record.forecast:

@@ -23,7 +23,8 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -37,6 +38,7 @@ from features.videos.probe import Limits
 from features.videos.sealed_room import WALLS
 from features.videos.sound import NO_SOUND, SPEECH_S, Samples, to_float
 from features.videos.sound import RATE as SOUND_RATE
+from features.videos.stopwatch import DECODING
 from features.videos.wire import (
     EXIT_MEMORY,
     MAX_HEADER_BYTES,
@@ -73,6 +75,7 @@ class Decoded:
         speech: the first two minutes of sound, mono, 16 kHz, -1 to 1; empty without sound.
         warnings: what was wrong and survivable.
         peak_memory_bytes: highest resident memory of the child, 0 where unknown.
+        seconds: what it spent on each of `stopwatch.DECODING`.
     """
 
     container: str
@@ -90,6 +93,7 @@ class Decoded:
     speech: Samples
     warnings: tuple[str, ...]
     peak_memory_bytes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Decoder:
@@ -367,6 +371,7 @@ def parse_reply(data: bytes, peak_memory_bytes: int = 0) -> Decoded:
         before = moment
         pictures.append(Still(moment, np.frombuffer(raw, np.uint8).reshape(height, width, 3)))
     has_audio = read.flag("has_audio")
+    seconds = Reader(read.mapping("seconds"))
     speech = np.frombuffer(body.take(2 * read.integer("speech", 0, SPEECH_S * SOUND_RATE)), np.int16)
     body.end()
     sound = read.numbers("sound_stats", len(SOUND_STATS)) if has_audio else NO_SOUND
@@ -388,4 +393,5 @@ def parse_reply(data: bytes, peak_memory_bytes: int = 0) -> Decoded:
         speech=to_float(speech),
         warnings=read.texts("warnings", MAX_WARNINGS, 300),
         peak_memory_bytes=peak_memory_bytes,
+        seconds={phase: seconds.number(phase, 0, 1e6) for phase in DECODING if seconds.has(phase)},
     )

@@ -30,6 +30,7 @@ from features.videos.frames import Still, decode_pictures, to_rgb
 from features.videos.probe import Limits, open_container, probe
 from features.videos.sealed_room import examine, prepare, seal
 from features.videos.sound import RATE, SPEECH_S, decode_sound, sound_stats, to_float
+from features.videos.stopwatch import Stopwatch
 from features.videos.visual import still_stats, visual_stats
 from features.videos.wire import EXIT_MEMORY, MAX_WARNINGS, REQUEST_BYTES, pack_reply
 
@@ -226,14 +227,18 @@ def _failure(message: str, kind: str) -> list[bytes | memoryview]:
 
 
 def _describe(file: BinaryIO, limits: Limits) -> list[bytes | memoryview]:
+    watch = Stopwatch()
     with open_container(file) as container:
         clip = probe(container, limits)
+        watch.lap("open")
         pictures = decode_pictures(container, clip, limits)
+        watch.lap("decode")
     warnings = list(pictures.warnings)
     samples = np.zeros(0, np.int16)
     if clip.audio_index is not None:
         with open_container(file) as container:
             sound = decode_sound(container, clip.audio_index, limits)
+        watch.lap("sound")
         samples = sound.samples
         warnings += sound.warnings or (["its sound stream is empty"] if not len(samples) else [])
     speech = samples[: SPEECH_S * RATE]
@@ -252,8 +257,11 @@ def _describe(file: BinaryIO, limits: Limits) -> list[bytes | memoryview]:
         "speech": len(speech),
         "warnings": [warning[:300] for warning in warnings[:MAX_WARNINGS]],
     }
+    watch.lap("measure")
     if len(samples):
         header["sound_stats"] = sound_stats(to_float(samples))
+        watch.lap("sound")
+    header["seconds"] = watch.seconds
     return pack_reply(header, [*(still.image.data for still in pictures.stills), speech.data])
 
 

@@ -25,6 +25,7 @@ from features.videos.decoding import Decoded, Decoder, open_media
 from features.videos.frames import Image, Still, encode_jpeg
 from features.videos.probe import Limits
 from features.videos.sound import SPEECH_S, Samples
+from features.videos.stopwatch import BusySeconds, Stopwatch
 
 CODE_VERSION = "1"
 """Raised whenever the same bytes and weights would give other features."""
@@ -120,6 +121,9 @@ class Extractor:
         transcriber, text_encoder, visual_encoder: any may be None; what it would fill stays empty.
         limits: what one video may cost.
         workers: videos decoded at the same time.
+
+    Attributes:
+        busy: where the time went, by phase, over all threads.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class Extractor:
         self.limits = limits or Limits()
         self._workers = workers
         self._decoder: Decoder | None = None
+        self.busy = BusySeconds()
 
     @property
     def extractor_version(self) -> str:
@@ -177,8 +182,12 @@ class Extractor:
             Permanent: `missing`, `forbidden`, `unreadable`, `is_a_directory`, `not_a_file`, `empty` or `file_too_large`.
             Transient: storage did not answer.
         """
+        watch = Stopwatch()
         if not storage.is_gcs(video.uri):
-            yield hash_file(video.uri, self.limits)
+            fetched = hash_file(video.uri, self.limits)
+            watch.lap("fetch")
+            self.busy.add(watch.seconds)
+            yield fetched
             return
         with tempfile.TemporaryDirectory(prefix="vidattr-") as folder:
             path = os.path.join(folder, "video")
@@ -192,7 +201,10 @@ class Extractor:
                 storage.download(video.uri, path)
             except FileNotFoundError as error:
                 raise Permanent(f"{video.uri}: no such object; correct the manifest's uri", "missing") from error
-            yield hash_file(path, self.limits)
+            fetched = hash_file(path, self.limits)
+            watch.lap("fetch")
+            self.busy.add(watch.seconds)
+            yield fetched
 
     def extract(self, video: Video, fetched: Fetched, run_id: str, now: datetime) -> VideoFeatures:
         """The features of one video. Raises Permanent or Transient."""
@@ -213,20 +225,29 @@ class Extractor:
             raise RuntimeError("open the extractor first")
         with ThreadPoolExecutor(max(1, min(self._workers, len(items)))) as pool:
             results = list(pool.map(self._decode, (fetched for _, fetched in items)))
+        watch = Stopwatch()
         good = [(video, fetched, clip) for (video, fetched), clip in zip(items, results, strict=True) if isinstance(clip, Decoded)]
         spoken = [self._transcript(video, clip) for video, _, clip in good]
+        watch.lap("speech")
         texts = self._embed_texts([video_text(video, said) for (video, _, _), (said, _) in zip(good, spoken, strict=True)])
+        watch.lap("text")
         looks = self._look([clip for _, _, clip in good])
-        rows = iter(
+        watch.lap("embed")
+        assembled = [
             self._assemble(video, fetched, clip, *speech, text, *look, run_id, now)
             for (video, fetched, clip), speech, text, look in zip(good, spoken, texts, looks, strict=True)
-        )
+        ]
+        watch.lap("frames")
+        self.busy.add(watch.seconds)
+        rows = iter(assembled)
         return [next(rows) if isinstance(result, Decoded) else result for result in results]
 
     def _decode(self, fetched: Fetched) -> Decoded | Permanent | Transient:
         assert self._decoder is not None
+        watch = Stopwatch()
         try:
             decoded = self._decoder.decode(fetched.path, self.limits)
+            watch.lap("process")
             facts = os.stat(fetched.path)
         except (Permanent, Transient) as error:
             return error
@@ -234,6 +255,8 @@ class Extractor:
             return Permanent(f"{fetched.path}: gone while it was read ({error.strerror})", "missing")
         if (facts.st_size, facts.st_mtime_ns) != (fetched.bytes, fetched.modified_ns):
             return Transient(f"{fetched.path}: changed while it was read; run again when its upload is complete")
+        own = watch.seconds["process"] - sum(decoded.seconds.values())
+        self.busy.add({**decoded.seconds, "process": max(0.0, own)})
         return decoded
 
     def _transcript(self, video: Video, clip: Decoded) -> tuple[str, Literal["manifest", "speech", "none"]]:

@@ -82,6 +82,10 @@ class Reader:
             raise Malformed(f"{name} is no {kind.__name__}")
         return value
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a field at all."""
+        return name in self._source
+
     def mapping(self, name: str) -> dict[str, Any]:
         """An object."""
         return dict(self._get(name, dict))

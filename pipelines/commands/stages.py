@@ -87,7 +87,7 @@ def materialize(
 def end_stage(stage: Callable[[bool], RunRecord], as_json: bool, workspace: str, after: str, *places: str) -> None:
     """Runs a stage, shows what came of it and the command `after` it, and exits with its code."""
     from pipelines import stopping, terminal
-    from pipelines.project import dead_letter_kinds, exit_code, pending_reasons, spent_and_forecast
+    from pipelines.project import dead_letter_kinds, exit_code, pending_reasons, spent_and_forecast, where_the_time_went
 
     with stopping.on_interrupt():
         record = stage(as_json)
@@ -103,6 +103,8 @@ def end_stage(stage: Callable[[bool], RunRecord], as_json: bool, workspace: str,
         for sentence in pending_reasons(record):
             terminal.say(f"  {sentence}")
         for sentence in spent_and_forecast(record):
+            terminal.say(sentence)
+        for sentence in where_the_time_went(record):
             terminal.say(sentence)
         terminal.say(f"run {record.run_id}, {record.timings.get('total', 0):.1f} s")
         if not record.counts.into:

@@ -69,6 +69,8 @@ def test_videos_become_features_once(corpus: pathlib.Path, tmp_path: pathlib.Pat
     rows = list(workspace.rows(VideoFeatures))
     assert first.counts == Counts(6, 6, 0, 0) and again.counts == Counts(6, 6, 0, 0, 6) and len(rows) == 6
     assert all(row.run_id == first.run_id and 1 <= len(row.frames) <= 8 and row.title for row in rows)
+    assert {"busy: fetch", "busy: decode", "busy: open", "busy: frames"} <= set(first.timings) and first.timings["busy: decode"] > 0
+    assert set(again.timings) == {"total", "busy: fetch"}, "what is known is not decoded"
     assert any(name.startswith("detail/decoder: ") for name in first.details), "what a hostile file could have reached is told"
 
 

@@ -391,6 +391,7 @@ def header(**fields: Any) -> dict[str, Any]:
         "fingerprints": ["00ff" * 4],
         "speech": 2,
         "warnings": ["bad\x1b[31m"],
+        "seconds": {"decode": 0.5, "unheard_of": 1},
         **fields,
     }
 
@@ -403,6 +404,7 @@ def test_a_good_answer() -> None:
     found = parse_reply(packed(header()))
     assert found.stills[0].image.shape == (1, 2, 3) and len(found.speech) == 2
     assert found.fingerprints == (b"\x00\xff" * 4,) and found.warnings == ("bad?[31m",)
+    assert found.seconds == {"decode": 0.5}
     with pytest.raises(Permanent, match="why") as caught:
         parse_reply(packed({"failure": {"kind": "no_video", "message": "why"}}, b""))
     assert caught.value.kind == "no_video"
@@ -436,6 +438,9 @@ def test_a_good_answer() -> None:
         {"fps": None},
         {"container": 3},
         {"warnings": ["x"] * 100},
+        {"seconds": {"decode": -1}},
+        {"seconds": {"open": "soon"}},
+        {"seconds": None},
         {"failure": 3},
         {"failure": {"kind": "Robert'); DROP TABLE", "message": ""}},
         {"failure": {"kind": "x" * 50, "message": ""}},
