@@ -179,24 +179,31 @@ class ExtractFn(beam.DoFn):
         self._version = self._extractor.extractor_version
         self._limits = digest(repr(self._config.limits))
         self._pool = ThreadPoolExecutor(self._config.workers)
-        open_walls = self._extractor.open_walls()
-        # Told with the first batch, for the run record: what a hostile file could have reached where it was decoded.
-        self._told = [f"detail/decoder: {wall} within reach" for wall in open_walls] or ["detail/decoder: sealed"]
+        self._told = False
 
     def teardown(self) -> None:
         self._pool.shutdown()
         self._extractor.close()
 
     def process(self, batch: list[tuple[str, dict[str, Iterable[str]]]]) -> Iterator[Any]:
-        if self._told:
-            yield from tallies(dict.fromkeys(self._told, 1))
-            self._told = []
+        decoded = False
         for outcome, outputs in self._pool.map(self._one, batch):
+            decoded |= outcome == "annotated"
             # Counted here and not in the pool, whose threads Beam does not know.
             count(STAGE, outcome)
             yield from outputs
             yield from tallies({f"video/{outcome}": 1})
+        if decoded and not self._told:
+            self._told = True
+            yield from tallies(dict.fromkeys(self._walls(), 1))
         yield from tallies({f"busy_ms/{phase}": round(1000 * seconds) for phase, seconds in self._extractor.busy.take().items()})
+
+    def _walls(self) -> list[str]:
+        """For the run record: what a hostile file could have reached where it was decoded."""
+        try:
+            return [f"detail/decoder: {wall} within reach" for wall in self._extractor.open_walls()] or ["detail/decoder: sealed"]
+        except Transient:
+            return ["detail/decoder: not examined"]
 
     def _one(self, element: tuple[str, dict[str, Iterable[str]]]) -> tuple[str, Outputs]:
         video_id, groups = element

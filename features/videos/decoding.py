@@ -168,11 +168,12 @@ class Decoder:
             Transient: no child could be started, or it gave no answer.
         """
         limits = Limits()
-        with self._places, open(os.devnull, "rb") as nothing:
+        with self._places, tempfile.TemporaryFile() as own:
             warm = self._started()
             try:
-                data, _ = warm.ask(nothing.fileno(), limits, examine=True)
-                read = Reader(Reader(split_reply(data)[0]).mapping("walls"))
+                data, status = warm.ask(own.fileno(), limits, examine=True)
+                walls = {**Reader(split_reply(data)[0]).mapping("walls"), "programs": "" if status.get("exit") else "refused"}
+                read = Reader(walls)
                 return {wall: read.text(wall, 100) for wall in WALLS}
             except (_ParentDied, Malformed) as error:
                 self._drop(warm)

@@ -28,7 +28,7 @@ from features.errors import Permanent
 from features.videos.fingerprint import fingerprint
 from features.videos.frames import Still, decode_pictures, to_rgb
 from features.videos.probe import Limits, open_container, probe
-from features.videos.sealed_room import examine, prepare, seal
+from features.videos.sealed_room import end_as_program, examine, prepare, seal
 from features.videos.sound import RATE, SPEECH_S, decode_sound, sound_stats, to_float
 from features.videos.stopwatch import Stopwatch
 from features.videos.visual import still_stats, visual_stats
@@ -177,12 +177,14 @@ def _be_child(parent: int, video: int, answer: int, limits: Limits, look_around:
         _close_all_but(video, answer)
         seal(limits, parent)
         if look_around:
-            reply = pack_reply({"walls": examine(parent)}, [])
+            reply = pack_reply({"walls": examine(parent, video)}, [])
         else:
             with os.fdopen(video, "rb") as file:
                 reply = answer_for(file, limits)
         for part in reply:
             _write_all(answer, memoryview(part).cast("B"))
+        if look_around:
+            end_as_program()
         code = 0
     except MemoryError:
         code = EXIT_MEMORY

@@ -107,7 +107,7 @@ def open_container(file: BinaryIO) -> Iterator[InputContainer]:
     Raises:
         Permanent: `empty` or `not_a_video`.
     """
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)  # fstat asks for permissions anew, and some file systems refuse them to another user
     if size == 0:
         raise Permanent("the file is empty (0 bytes): upload it again", "empty")
     file.seek(0)

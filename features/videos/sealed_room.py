@@ -2,14 +2,14 @@
 
 Two walls back each other up, since neither is everywhere. Landlock (Linux 5.13 and later) takes away files, programs and TCP, and
 from 6.12 signals and abstract sockets. Limits that every kernel has take away further descriptors, and with them every socket,
-processes and threads, memory and time. Root is bound by no limit of processes, so a room that root makes is left to `nobody`.
+processes and threads, memory and time. Root is bound by no limit of processes, so a decoder of root becomes a user of its own,
+who owns nothing. For any other user one gap stays, which neither wall closes: the permissions of that user's own files.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import math
 import os
 import resource
@@ -23,23 +23,32 @@ from features.videos.probe import Limits
 if sys.platform == "linux":
     from py_landlock import Landlock, LandlockError
 
-NOBODY = 65534
-"""The user and group that own nothing, on every Linux."""
+FIRST_STRANGER = 2_000_000_000
+"""A decoder of root runs as the user of this number plus its process id: nobody else, not even another decoder, is that user."""
 
-WALLS = ("files", "changes", "programs", "processes", "tcp", "udp", "unix_sockets", "signals", "memory", "processor_time")
+WALLS = (
+    "files", "changes", "permissions", "programs", "processes", "tcp", "udp", "unix_sockets", "signals", "memory", "processor_time",
+)  # fmt: skip
 """What a room keeps in, in the order in which `vidattr doctor` tells it."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_TOO_LONG = "x" * (1 << 18)
-"""Longer than any single argument that Linux takes (MAX_ARG_STRLEN, 128 KiB)."""
+_NEEDED_TO_LEAVE_ROOT = (1 << 5) | (1 << 6) | (1 << 7)
+"""CAP_KILL, CAP_SETGID and CAP_SETUID: a parent without the first could not end a child that is another user any more."""
+_may_leave_root = False
 
 
 def prepare() -> None:
     """Loads what `seal` needs, which is files; called once before the processes are made that shut themselves in."""
-    if sys.platform == "linux":
-        with contextlib.suppress(LandlockError):
-            _ = Landlock(strict=False).abi_version
+    global _may_leave_root
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(LandlockError):
+        _ = Landlock(strict=False).abi_version
+    if os.geteuid() == 0:
+        with open("/proc/self/status") as file:
+            (held,) = [int(line.split()[1], 16) for line in file if line.startswith("CapEff:")]
+        _may_leave_root = held & _NEEDED_TO_LEAVE_ROOT == _NEEDED_TO_LEAVE_ROOT
 
 
 def seal(limits: Limits, parent: int) -> None:
@@ -75,11 +84,12 @@ def set_limits(limits: Limits) -> None:
 
 
 def _leave_root() -> None:
-    if os.geteuid() == 0:
-        with contextlib.suppress(OSError):  # a container may not allow it
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+    if not _may_leave_root:
+        return
+    stranger = FIRST_STRANGER + os.getpid()
+    for change in (lambda: os.setgroups([]), lambda: os.setresgid(*[stranger] * 3), lambda: os.setresuid(*[stranger] * 3)):
+        with contextlib.suppress(OSError):  # a user namespace may not know such a user
+            change()
 
 
 def _die_with(parent: int) -> None:
@@ -90,18 +100,22 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def examine(parent: int) -> dict[str, str]:
-    """Tries to get out of this process, at every wall of `WALLS`. Harmless: what can be done is undone.
+def examine(parent: int, own: int) -> dict[str, str]:
+    """Tries to get out of this process, at every wall of `WALLS` but `programs`. Harmless: what can be done is undone.
+
+    Args:
+        parent: a process to send nothing to.
+        own: a descriptor of a file that whoever started all this owns.
 
     Returns:
         By wall how it held: the error's name, or the limit; empty where it does not hold.
     """
     attempts: dict[str, Callable[[], object]] = {
-        "files": _read,
+        "files": lambda: os.close(os.open("/bin/sh", os.O_RDONLY)),
         "changes": _change,
-        "programs": lambda: os.execv(sys.executable, [_TOO_LONG]),
+        "permissions": lambda: os.fchmod(own, 0o600),
         "processes": _fork,
-        "tcp": lambda: socket.create_connection(("127.0.0.1", 9), 1).close(),
+        "tcp": _connect,
         "udp": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close(),
         "unix_sockets": lambda: socket.socketpair()[0].close(),
         "signals": lambda: os.kill(parent, 0),
@@ -113,19 +127,24 @@ def examine(parent: int) -> dict[str, str]:
     return found
 
 
+def end_as_program() -> None:
+    """The last attempt, at the wall `programs`: becomes another program, which ends with `EXIT_PROGRAM`; else goes on."""
+    with contextlib.suppress(OSError):
+        os.execv("/bin/sh", ["sh", "-c", f"exit {EXIT_PROGRAM}"])
+
+
+EXIT_PROGRAM = 77
+"""Any code but 0 would do: a program that starts, and then finds no library to read, got past the wall too."""
+
+
 def _held(attempt: Callable[[], object]) -> str:
     try:
         attempt()
-    except ConnectionRefusedError:  # the network was reached, and nobody was there
+    except (ConnectionRefusedError, TimeoutError):  # the network was reached, and nobody was there
         return ""
     except OSError as error:
-        # Found and opened, and turned down for its argument: see `_TOO_LONG`.
-        return "" if error.errno == errno.E2BIG else type(error).__name__
+        return type(error).__name__
     return ""
-
-
-def _read() -> None:
-    os.close(os.open(sys.executable, os.O_RDONLY))
 
 
 def _change() -> None:
@@ -133,6 +152,13 @@ def _change() -> None:
     place = f"/tmp/vidattr-room-{os.getpid()}"
     os.mkdir(place)
     os.rmdir(place)
+
+
+def _connect() -> None:
+    """An address in bytes: one in text is looked up by a codec, which is a file."""
+    with socket.socket() as line:
+        line.settimeout(1)
+        line.connect((b"127.0.0.1", 9))
 
 
 def _fork() -> None:

@@ -29,6 +29,7 @@ from features.errors import Permanent, Transient
 from features.records import SOUND_STATS, VISUAL_STATS
 from features.videos.decoding import Decoder, parse_reply
 from features.videos.probe import Limits
+from features.videos.sealed_room import FIRST_STRANGER
 from features.videos.wire import Malformed, pack_reply
 
 LIMITS = Limits()
@@ -197,6 +198,8 @@ def test_a_child_that_dies_or_hangs(decoder: Decoder, clips: dict[str, str], num
     with ThreadPoolExecutor(1) as pool:
         doomed = pool.submit(decoder.decode, clips["long"], replace(LIMITS, wall_s=3 if number == signal.SIGSTOP else 60))
         (child,) = wait_until(lambda: children(decoder))
+        if os.geteuid() == 0:
+            wait_until(lambda: child.uids().real == child.gids().real == FIRST_STRANGER + child.pid)
         child.send_signal(number)
         with pytest.raises(Permanent) as caught:
             doomed.result()
@@ -211,6 +214,7 @@ def test_a_dead_warm_parent_is_started_again_and_the_video_is_not_lost(decoder: 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(decoder.decode, clips["middle"])
         (child,) = wait_until(lambda: children(decoder))
+        child.suspend()  # so that it cannot end by itself
         os.kill(before, signal.SIGKILL)
         assert len(running.result().stills) == 8
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
