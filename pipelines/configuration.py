@@ -15,6 +15,7 @@ from features import storage
 from features.annotators.settings import ModelSettings, PaceSettings, PromptSettings
 from features.errors import InvalidInput
 from features.videos.probe import Limits
+from features.videos.wire import MODES as FRAME_MODES
 from features.weights import WeightsConfig
 from features.workspace import Workspace
 
@@ -54,6 +55,7 @@ class Configuration:
         options: NAME=VALUE, for an annotator of somebody else's package.
         online_store: sqlite, or redis://HOST:PORT.
         speech: recognise speech where a manifest has no transcript.
+        frames: how stills are chosen: exact (everything is decoded), or keyframes (faster: one stands for its neighbourhood).
         workers: videos decoded at the same time in a process, 1 to 64.
         max_age_days: an online value older than this is marked stale; 0: never; at most 36500.
         limits: what a video may be; see `features.videos.probe.Limits`.
@@ -71,6 +73,7 @@ class Configuration:
     options: dict[str, str] = field(default_factory=dict)
     online_store: str = "sqlite"
     speech: bool = True
+    frames: str = "exact"
     workers: int = 2
     max_age_days: float = 0.0
     limits: Limits = field(default_factory=Limits)
@@ -82,6 +85,8 @@ class Configuration:
             value = getattr(self, name)
             if not least <= value <= most:  # nan is in no range
                 raise InvalidInput(f"{name} is {value!r}; write a number from {least} to {most}")
+        if self.frames not in FRAME_MODES:
+            raise InvalidInput(f"frames is {self.frames!r}; write one of {', '.join(FRAME_MODES)}")
 
 
 def load_configuration(workspace: Workspace, **flags: Any) -> Configuration:

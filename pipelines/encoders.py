@@ -19,12 +19,14 @@ class EncoderConfig:
         speech: recognise speech where the manifest has no transcript and the extra `speech` is installed.
         visual: embed and tag frames.
         text: embed text.
+        frames: how stills are chosen, one of `features.videos.wire.MODES`.
     """
 
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     speech: bool = True
     visual: bool = True
     text: bool = True
+    frames: str = "exact"
 
 
 def build_extractor(encoders: EncoderConfig, limits: Limits, workers: int) -> Extractor:
@@ -36,4 +38,5 @@ def build_extractor(encoders: EncoderConfig, limits: Limits, workers: int) -> Ex
         embedding.load_visual_encoder(weights) if encoders.visual else None,
         limits,
         workers,
+        encoders.frames,
     )

@@ -113,7 +113,7 @@ class Project:
             self.videos,
             self.roots,
             retry_failed,
-            EncoderConfig(weights=settings.weights, speech=settings.speech),
+            EncoderConfig(weights=settings.weights, speech=settings.speech, frames=settings.frames),
             settings.limits,
             settings.workers,
             header=self._header(),

@@ -40,9 +40,12 @@ from features.videos.sound import NO_SOUND, SPEECH_S, Samples, to_float
 from features.videos.sound import RATE as SOUND_RATE
 from features.videos.stopwatch import DECODING
 from features.videos.wire import (
+    EXAMINE,
     EXIT_MEMORY,
     MAX_HEADER_BYTES,
+    MAX_SHOTS,
     MAX_WARNINGS,
+    MODES,
     Malformed,
     Reader,
     pack_request,
@@ -70,6 +73,7 @@ class Decoded:
         rotation: degrees clockwise the picture was turned to stand upright.
         stills: up to eight upright RGB pictures.
         visual_stats, sound_stats: in records' order.
+        shot_starts_s: seconds, the first one 0.
         fingerprints: 8 bytes for each still.
         has_audio: a sound stream that decoded.
         speech: the first two minutes of sound, mono, 16 kHz, -1 to 1; empty without sound.
@@ -94,6 +98,7 @@ class Decoded:
     warnings: tuple[str, ...]
     peak_memory_bytes: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    shot_starts_s: tuple[float, ...] = ()
 
 
 class Decoder:
@@ -103,12 +108,13 @@ class Decoder:
 
     Args:
         workers: most children at the same time; further calls wait.
+        mode: how stills are chosen, one of `wire.MODES`.
     """
 
-    def __init__(self, workers: int = 2) -> None:
-        if workers < 1:
-            raise ValueError(f"workers={workers}: at least 1")
-        self.workers = workers
+    def __init__(self, workers: int = 2, mode: str = MODES[0]) -> None:
+        if workers < 1 or mode not in MODES:
+            raise ValueError(f"workers={workers}, mode={mode!r}: at least 1, and one of {', '.join(MODES)}")
+        self.workers, self.mode = workers, mode
         self._places = threading.BoundedSemaphore(workers)
         self._lock = threading.Lock()
         self._warm: _WarmParent | None = None
@@ -148,7 +154,7 @@ class Decoder:
             for attempt in (1, 2):
                 warm = self._started()
                 try:
-                    data, status = warm.ask(file.fileno(), limits)
+                    data, status = warm.ask(file.fileno(), limits, self.mode)
                 except _ParentDied as error:
                     self._drop(warm)
                     if attempt == 2:
@@ -171,7 +177,7 @@ class Decoder:
         with self._places, tempfile.TemporaryFile() as own:
             warm = self._started()
             try:
-                data, status = warm.ask(own.fileno(), limits, examine=True)
+                data, status = warm.ask(own.fileno(), limits, EXAMINE)
                 walls = {**Reader(split_reply(data)[0]).mapping("walls"), "programs": "" if status.get("exit") else "refused"}
                 read = Reader(walls)
                 return {wall: read.text(wall, 100) for wall in WALLS}
@@ -262,14 +268,14 @@ class _WarmParent:
                 raise Transient(f"the decoding process did not start: {last[0][:300]}")
             self._control.settimeout(GRACE_S)
 
-    def ask(self, descriptor: int, limits: Limits, examine: bool = False) -> tuple[bytes, dict[str, Any]]:
+    def ask(self, descriptor: int, limits: Limits, mode: str) -> tuple[bytes, dict[str, Any]]:
         """Has one child decode an open file, or examine its walls. Returns its answer and how it ended. Raises _ParentDied."""
         data, data_theirs = os.pipe()
         status, status_theirs = os.pipe()
         try:
             try:
                 with self._lock:
-                    request = pack_request({**asdict(limits), "examine": examine})
+                    request = pack_request(asdict(limits), mode)
                     sent = socket.send_fds(self._control, [request], [descriptor, data_theirs, status_theirs])
                     self._control.sendall(request[sent:])
             except OSError as error:
@@ -394,5 +400,6 @@ def parse_reply(data: bytes, peak_memory_bytes: int = 0) -> Decoded:
         speech=to_float(speech),
         warnings=read.texts("warnings", MAX_WARNINGS, 300),
         peak_memory_bytes=peak_memory_bytes,
+        shot_starts_s=read.ascending("shot_starts_s", MAX_SHOTS),
         seconds={phase: seconds.number(phase, 0, 1e6) for phase in DECODING if seconds.has(phase)},
     )

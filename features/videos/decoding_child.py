@@ -27,12 +27,13 @@ import numpy as np
 from features.errors import Permanent
 from features.videos.fingerprint import fingerprint
 from features.videos.frames import Still, decode_pictures, to_rgb
+from features.videos.keyframes import decode_keyframes, timeline
 from features.videos.probe import Limits, open_container, probe
 from features.videos.sealed_room import end_as_program, examine, prepare, seal
 from features.videos.sound import RATE, SPEECH_S, decode_sound, sound_stats, to_float
 from features.videos.stopwatch import Stopwatch
-from features.videos.visual import still_stats, visual_stats
-from features.videos.wire import EXIT_MEMORY, MAX_WARNINGS, REQUEST_BYTES, pack_reply
+from features.videos.visual import shot_starts, still_stats, visual_stats
+from features.videos.wire import EXAMINE, EXIT_MEMORY, MAX_SHOTS, MAX_WARNINGS, REQUEST_BYTES, pack_reply
 
 
 @dataclass
@@ -121,7 +122,7 @@ def _receive(line: socket.socket) -> tuple[bytes, list[int]]:
 def _start(line: socket.socket, wake: int, request: bytes, descriptors: list[int], children: dict[int, _Child]) -> None:
     video, answer, status = descriptors
     asked = json.loads(request)
-    look_around = bool(asked.pop("examine", False))
+    mode = asked.pop("mode")
     limits = Limits(**asked)
     parent = os.getpid()
     try:
@@ -131,7 +132,7 @@ def _start(line: socket.socket, wake: int, request: bytes, descriptors: list[int
         os.close(status)
     else:
         if pid == 0:
-            _be_child(parent, video, answer, limits, look_around)
+            _be_child(parent, video, answer, limits, mode)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         children[pid] = _Child(pid, status, time.monotonic() + limits.wall_s)
@@ -166,7 +167,7 @@ def _kill(group: int) -> None:
             kill(group, signal.SIGKILL)
 
 
-def _be_child(parent: int, video: int, answer: int, limits: Limits, look_around: bool) -> None:
+def _be_child(parent: int, video: int, answer: int, limits: Limits, mode: str) -> None:
     """Decodes one video, or looks at its walls, and exits. It never returns into the warm parent's loop."""
     code = 1
     try:
@@ -176,14 +177,14 @@ def _be_child(parent: int, video: int, answer: int, limits: Limits, look_around:
         os.setpgid(0, 0)
         _close_all_but(video, answer)
         seal(limits, parent)
-        if look_around:
+        if mode == EXAMINE:
             reply = pack_reply({"walls": examine(parent, video)}, [])
         else:
             with os.fdopen(video, "rb") as file:
-                reply = answer_for(file, limits)
+                reply = answer_for(file, limits, mode)
         for part in reply:
             _write_all(answer, memoryview(part).cast("B"))
-        if look_around:
+        if mode == EXAMINE:
             end_as_program()
         code = 0
     except MemoryError:
@@ -208,10 +209,10 @@ def _silence() -> None:
     os.close(nothing)
 
 
-def answer_for(file: BinaryIO, limits: Limits) -> list[bytes | memoryview]:
+def answer_for(file: BinaryIO, limits: Limits, mode: str) -> list[bytes | memoryview]:
     """Decodes an open file and packs what was found, or why it failed. MemoryError passes through."""
     try:
-        return _describe(file, limits)
+        return _describe(file, limits, mode)
     except Permanent as error:
         return _failure(str(error), error.kind)
     except MemoryError:
@@ -228,13 +229,20 @@ def _failure(message: str, kind: str) -> list[bytes | memoryview]:
     return pack_reply({"failure": {"kind": kind, "message": message[:500]}}, [])
 
 
-def _describe(file: BinaryIO, limits: Limits) -> list[bytes | memoryview]:
+def _describe(file: BinaryIO, limits: Limits, mode: str) -> list[bytes | memoryview]:
     watch = Stopwatch()
     with open_container(file) as container:
         clip = probe(container, limits)
-        watch.lap("open")
-        pictures = decode_pictures(container, clip, limits)
-        watch.lap("decode")
+        line = timeline(container, clip.video_index) if mode == "keyframes" else None
+    watch.lap("open")
+    pictures = None
+    if line is not None:
+        with open_container(file) as container:
+            pictures = decode_keyframes(container, clip, limits, line)
+    if pictures is None:
+        with open_container(file) as container:
+            pictures = decode_pictures(container, clip, limits)
+    watch.lap("decode")
     warnings = list(pictures.warnings)
     samples = np.zeros(0, np.int16)
     if clip.audio_index is not None:
@@ -254,6 +262,7 @@ def _describe(file: BinaryIO, limits: Limits) -> list[bytes | memoryview]:
         "rotation": pictures.rotation,
         "stills": [_still_header(still) for still in pictures.stills],
         "visual_stats": visual_stats(pictures),
+        "shot_starts_s": shot_starts(pictures)[:MAX_SHOTS],
         "has_audio": bool(len(samples)),
         "fingerprints": [fingerprint(still.image).hex() for still in pictures.stills],
         "speech": len(speech),

@@ -26,8 +26,9 @@ from features.videos.frames import Image, Still, encode_jpeg
 from features.videos.probe import Limits
 from features.videos.sound import SPEECH_S, Samples
 from features.videos.stopwatch import BusySeconds, Stopwatch
+from features.videos.wire import MODES
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raised whenever the same bytes and weights would give other features."""
 
 TAG_PROBABILITY = 0.4
@@ -121,6 +122,7 @@ class Extractor:
         transcriber, text_encoder, visual_encoder: any may be None; what it would fill stays empty.
         limits: what one video may cost.
         workers: videos decoded at the same time.
+        frames: how stills are chosen, one of `features.videos.wire.MODES`.
 
     Attributes:
         busy: where the time went, by phase, over all threads.
@@ -133,12 +135,13 @@ class Extractor:
         visual_encoder: VisualEncoder | None = None,
         limits: Limits | None = None,
         workers: int = 2,
+        frames: str = MODES[0],
     ) -> None:
         self._transcriber = transcriber
         self._text_encoder = text_encoder
         self._visual_encoder = visual_encoder
         self.limits = limits or Limits()
-        self._workers = workers
+        self._workers, self._mode = workers, frames
         self._decoder: Decoder | None = None
         self.busy = BusySeconds()
 
@@ -146,14 +149,22 @@ class Extractor:
     def extractor_version(self) -> str:
         """Changes with the code, the settings of frames and speech, and each encoder's version."""
         encoders = (self._transcriber, self._text_encoder, self._visual_encoder)
-        settings = (stills.STILLS, stills.LONGEST_SIDE, stills.JPEG_QUALITY, stills.THUMBNAIL_STEP_S, SPEECH_S, TAG_PROBABILITY)
+        settings = (
+            self._mode,
+            stills.STILLS,
+            stills.LONGEST_SIDE,
+            stills.JPEG_QUALITY,
+            stills.THUMBNAIL_STEP_S,
+            SPEECH_S,
+            TAG_PROBABILITY,
+        )
         versions = ["none" if encoder is None else encoder.version for encoder in encoders]
         return f"{CODE_VERSION}-{digest(CODE_VERSION, repr(settings), *versions)[:12]}"
 
     def open(self) -> None:
         """Makes ready. Safe to call twice."""
         if self._decoder is None:
-            self._decoder = Decoder(self._workers)
+            self._decoder = Decoder(self._workers, self._mode)
 
     def close(self) -> None:
         """Ends the decoding processes. Safe to call twice."""
@@ -339,6 +350,7 @@ class Extractor:
             rotation=clip.rotation,
             has_audio=clip.has_audio,
             frames=tuple(_frame(still) for still in clip.stills),
+            shot_starts_s=clip.shot_starts_s,
             visual_stats=clip.visual_stats,
             sound_stats=clip.sound_stats,
             transcript=transcript,

@@ -1,12 +1,12 @@
 """Stills and thumbnails of one video, spread over whatever of it decodes.
 
-This first version reads every frame in order and so needs no seeking, no duration and no honest header. Another way of
-choosing (keyframes, exact positions, shots) is another function from a container to `Pictures`.
+`decode_pictures` reads every frame in order and so needs no duration and no honest header. The faster way, which reads only what
+leads to a still, is `features.videos.keyframes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Generic, TypeVar, cast
@@ -150,6 +150,7 @@ class Pictures:
         decoded: number of frames.
         duration_s: seconds from the first frame to the end of the last.
         warnings: what was wrong and survivable.
+        pairs: thumbnails `THUMBNAIL_STEP_S` apart, where the other ones are further apart than that; None: they are not.
     """
 
     stills: tuple[Still, ...]
@@ -161,6 +162,7 @@ class Pictures:
     decoded: int
     duration_s: float
     warnings: tuple[str, ...]
+    pairs: tuple[tuple[Image, Image], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> P
         else:
             whole_frames.add(time, frame)
             if thumbnails.wants(time):
-                thumbnails.add(time, _thumbnail(frame))
+                thumbnails.add(time, thumbnail_of(frame))
     if not decoded:
         said = "; ".join(warnings) or "its packets hold none"
         raise Permanent(f"no frame of its {clip.video_codec} video decodes ({said}): the file is damaged", "no_frames")
@@ -241,30 +243,48 @@ def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> P
         warnings.append(f"the video ends after {end:.1f} s of {clip.duration_s:.1f} s")
     chosen = (whole_frames if decoded > damaged else damaged_frames).choose(STILLS, end)
     if decoded == damaged:
-        thumbnails.add(chosen[0][0], _thumbnail(chosen[0][1]))
+        thumbnails.add(chosen[0][0], thumbnail_of(chosen[0][1]))
+    return pictures_of(chosen, clip, thumbnails.all(), decoded, end, warnings)
+
+
+def pictures_of(
+    chosen: Sequence[tuple[float, VideoFrame]],
+    clip: Probe,
+    thumbnails: Sequence[tuple[float, Image]],
+    decoded: int,
+    duration_s: float,
+    warnings: Sequence[str],
+    pairs: tuple[tuple[Image, Image], ...] | None = None,
+) -> Pictures:
+    """Puts together what was seen; the first still says how the video is displayed."""
     first = chosen[0][1]
-    aspect = _aspect(first, clip)
     orientation = Orientation.of(first)
-    width, height = _displayed(first.width, first.height, aspect)
-    small = thumbnails.all()
+    width, height = _displayed(first.width, first.height, _aspect(first, clip))
     return Pictures(
         stills=tuple(Still(at, _still(frame, clip)) for at, frame in chosen),
-        thumbnails=np.stack([image for _, image in small]),
-        thumbnail_times=np.array([at for at, _ in small]),
+        thumbnails=np.stack([image for _, image in thumbnails]),
+        thumbnail_times=np.array([at for at, _ in thumbnails]),
         width=height if orientation.transpose else width,
         height=width if orientation.transpose else height,
         rotation=orientation.rotation,
         decoded=decoded,
-        duration_s=end,
+        duration_s=duration_s,
         warnings=tuple(warnings),
+        pairs=pairs,
     )
+
+
+def one_thread(container: InputContainer, index: int) -> VideoStream:
+    """A video stream, to be decoded by this thread alone."""
+    stream = cast(VideoStream, container.streams[index])
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return stream
 
 
 def _frames(container: InputContainer, index: int, warnings: list[str]) -> Iterator[VideoFrame]:
     """Every frame that decodes. One bad packet is not a bad video: it is counted and passed over."""
-    stream = cast(VideoStream, container.streams[index])
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
+    stream = one_thread(container, index)
     bad = 0
     packets = container.demux(stream)
     while True:
@@ -303,7 +323,8 @@ def _still(frame: VideoFrame, clip: Probe) -> Image:
     return Orientation.of(frame).upright(to_rgb(frame, *target, "BICUBIC"))
 
 
-def _thumbnail(frame: VideoFrame) -> Image:
+def thumbnail_of(frame: VideoFrame) -> Image:
+    """RGB of shape (36, 64, 3), squeezed to that shape and not turned."""
     return to_rgb(frame, THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT, "AREA")
 
 

@@ -1,11 +1,12 @@
 """The bytes between a decoding child and whoever asked it: sizes first, then JSON, then raw numbers. No pickle.
 
-request   512 bytes: JSON of the limits, padded with spaces; three descriptors travel along (video, answer, ending)
+request   512 bytes: JSON of the limits and the mode, padded with spaces; three descriptors travel along (video, answer, ending)
 answer    b"VDA1", length of the header (4 bytes, little endian), header as JSON, RGB of each still, 16-bit speech
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -15,6 +16,11 @@ from typing import Any
 REQUEST_BYTES = 512
 MAX_HEADER_BYTES = 1 << 17
 MAX_WARNINGS = 20
+MAX_SHOTS = 1000
+MODES = ("exact", "keyframes")
+"""How stills are chosen: each from the very middle of its eighth of the video, or a keyframe stands for the eighth it lies in."""
+EXAMINE = "examine"
+"""The mode in which a child decodes nothing, but examines its walls."""
 EXIT_MEMORY = 71
 """Exit code of a child that ran into its memory limit and may be unable to say so."""
 
@@ -26,9 +32,9 @@ class Malformed(ValueError):
     """An answer that no honest child gives."""
 
 
-def pack_request(limits: Mapping[str, float]) -> bytes:
-    """The limits as one request."""
-    return json.dumps(dict(limits)).encode().ljust(REQUEST_BYTES)
+def pack_request(limits: Mapping[str, float], mode: str) -> bytes:
+    """One request: the limits, and how stills are chosen (`MODES`) or `EXAMINE`."""
+    return json.dumps({**limits, "mode": mode}).encode().ljust(REQUEST_BYTES)
 
 
 def pack_reply(header: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
@@ -145,6 +151,13 @@ class Reader:
         """A list of exactly that many finite numbers."""
         values = tuple(Reader({name: item}).number(name, -1e9, 1e9) for item in self._list(name, count, count))
         assert all(math.isfinite(value) for value in values)
+        return values
+
+    def ascending(self, name: str, most: int) -> tuple[float, ...]:
+        """A list of finite numbers, none below 0 and each above the one before."""
+        values = tuple(Reader({name: item}).number(name, 0, 1e7) for item in self._list(name, 0, most))
+        if any(after <= before for before, after in itertools.pairwise(values)):
+            raise Malformed(f"{name} out of order")
         return values
 
     def digests(self, name: str, count: int, size: int) -> tuple[bytes, ...]:

@@ -118,6 +118,18 @@ def test_everything_comes_back(decoder: Decoder, clips: dict[str, str]) -> None:
     assert not silent.has_audio and not len(silent.speech) and np.isnan(silent.sound_stats).all()
 
 
+def test_keyframes_will_do_and_a_clip_with_few_of_them_is_read_as_a_whole(decoder: Decoder, clips: dict[str, str]) -> None:
+    """How much faster is the benchmarks' to say; here, that all of it comes back."""
+    exact = decoder.decode(clips["middle"])
+    with Decoder(1, "keyframes") as quick:
+        found, short = quick.decode(clips["middle"]), quick.decode(clips["short"])
+    assert len(found.stills) == 8 and found.warnings == ()
+    assert found.duration_s == exact.duration_s and found.shot_starts_s[0] == exact.shot_starts_s[0] == 0
+    assert [still.timestamp_s for still in short.stills] == [still.timestamp_s for still in decoder.decode(clips["short"]).stills]
+    with pytest.raises(ValueError, match="fast"):
+        Decoder(1, "fast")
+
+
 def test_the_warm_parent_is_one_thread_apart_from_everything(decoder: Decoder, clips: dict[str, str]) -> None:
     decoder.decode(clips["short"])
     assert decoder.parent_pid is not None
@@ -396,6 +408,7 @@ def header(**fields: Any) -> dict[str, Any]:
         "speech": 2,
         "warnings": ["bad\x1b[31m"],
         "seconds": {"decode": 0.5, "unheard_of": 1},
+        "shot_starts_s": [0.0, 1.5],
         **fields,
     }
 
@@ -445,6 +458,8 @@ def test_a_good_answer() -> None:
         {"seconds": {"decode": -1}},
         {"seconds": {"open": "soon"}},
         {"seconds": None},
+        {"shot_starts_s": [0.0, 0.0]},
+        {"shot_starts_s": [-1.0]},
         {"failure": 3},
         {"failure": {"kind": "Robert'); DROP TABLE", "message": ""}},
         {"failure": {"kind": "x" * 50, "message": ""}},

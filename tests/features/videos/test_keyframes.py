@@ -1,0 +1,155 @@
+"""Stills from keyframes: the same pictures as reading everything gives, out of far fewer."""
+
+from __future__ import annotations
+
+import pathlib
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.videos import keyframes
+from features.videos.frames import Image, Pictures, decode_pictures, thumbnail_of
+from features.videos.keyframes import Timeline, cost, decode_keyframes, plan, timeline
+from features.videos.probe import Limits, open_container, probe
+from features.videos.visual import shot_starts, visual_stats
+
+LIMITS = Limits()
+FPS = 20
+
+
+def scene(number: int, at: int) -> Image:
+    """A picture of its own for each scene, soft and in colours of its own, moving a little with each frame; 64 x 48."""
+    generator = np.random.default_rng(number)
+    colour, detail = generator.integers(0, 200, 3), generator.integers(0, 56, (3, 4, 3)).astype(np.uint8)
+    soft = cv2.resize(detail, (64, 48), interpolation=cv2.INTER_CUBIC)
+    return np.clip(colour + np.roll(soft, at % 64, axis=1), 0, 255).astype(np.uint8)
+
+
+def write_clip(path: pathlib.Path, images: list[Image], gop: int, codec: str = "libx264") -> str:
+    options = {"crf": "12", "sc_threshold": "0", "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0"}
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=FPS, options=options if codec == "libx264" else {"qscale": "2"})
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt, stream.gop_size = "yuv420p", gop
+        stream.codec_context.time_base = Fraction(1, FPS)
+        for at, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image)
+            frame.pts = at
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return str(path)
+
+
+def listed(path: str) -> Timeline | None:
+    with open(path, "rb") as file, open_container(file) as container:
+        return timeline(container, probe(container, LIMITS).video_index)
+
+
+def quickly(path: str) -> Pictures | None:
+    line = listed(path)
+    assert line is not None
+    with open(path, "rb") as file, open_container(file) as container:
+        return decode_keyframes(container, probe(container, LIMITS), LIMITS, line)
+
+
+def slowly(path: str) -> Pictures:
+    with open(path, "rb") as file, open_container(file) as container:
+        return decode_pictures(container, probe(container, LIMITS), LIMITS)
+
+
+def frames_by_time(path: str) -> dict[float, Image]:
+    with av.open(path) as container:
+        return {round(frame.time, 3): thumbnail_of(frame) for frame in container.decode(video=0) if frame.time is not None}
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Twenty seconds, a keyframe a second, a scene every five; B-frames come in another order than they are shown."""
+    images = [scene(at // (5 * FPS), at) for at in range(20 * FPS)]
+    return write_clip(tmp_path_factory.mktemp("clips") / "long.mp4", images, FPS)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264", ".mp4"), ("libx264", ".mkv"), ("libx264", ".ts"), ("mpeg4", ".avi")])
+def test_stills_are_the_pictures_of_their_moments(tmp_path: pathlib.Path, codec: str, suffix: str) -> None:
+    path = write_clip(tmp_path / f"clip{suffix}", [scene(at // (4 * FPS), at) for at in range(12 * FPS)], FPS, codec)
+    found, truth = quickly(path), frames_by_time(path)
+    assert found is not None and len(found.stills) == 8
+    first = min(truth)
+    times = [still.timestamp_s for still in found.stills]
+    assert times == sorted(set(times)) and times == list(found.thumbnail_times)
+    for time, thumbnail in zip(times, found.thumbnails, strict=True):
+        nearest = min(truth, key=lambda at: abs(at - first - time))
+        assert abs(nearest - first - time) < 0.5 / FPS and (truth[nearest] == thumbnail).all()
+    for part, time in enumerate(times):
+        assert part * 1.5 - 0.1 <= time <= (part + 1) * 1.5 + 0.1, "one of each eighth"
+
+
+def test_few_pictures_are_decoded_and_they_say_the_same(long: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = listed(long)
+    assert line is not None and line.keys.sum() == 20 and cost(line, plan(line)) < 0.1
+    seen = []
+    monkeypatch.setattr(keyframes, "check_pixels", lambda *about: seen.append(about))
+    found, truth = quickly(long), slowly(long)
+    assert found is not None and len(seen) < 0.25 * len(line.times)
+    assert (found.width, found.height, found.rotation, found.decoded) == (truth.width, truth.height, truth.rotation, truth.decoded)
+    assert found.duration_s == pytest.approx(truth.duration_s, abs=0.01)
+    assert visual_stats(found) == pytest.approx(visual_stats(truth), rel=0.2, abs=0.02)
+    assert shot_starts(truth) == pytest.approx([0, 5, 10, 15], abs=0.2)
+    assert len(shot_starts(found)) == 4 and all(
+        true - 0.1 <= start <= true + 2.5 for start, true in zip(shot_starts(found), [0, 5, 10, 15], strict=True)
+    ), "a shot is seen to begin at its first still"
+
+
+def test_one_keyframe_is_not_enough(tmp_path: pathlib.Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", [scene(0, at) for at in range(60)], 600)
+    assert quickly(path) is None
+
+
+def test_between_two_far_keyframes_the_middle_is_decoded(tmp_path: pathlib.Path) -> None:
+    """Keyframes at 0 and 10 s of 20: the parts between them get pictures of their own, if that is worth it."""
+    line = listed(write_clip(tmp_path / "clip.mp4", [scene(0, at) for at in range(20 * FPS)], 10 * FPS))
+    assert line is not None
+    wanted = plan(line)
+    assert list(wanted) == [0, 10 * FPS] and sum(map(len, wanted.values())) == 8
+    assert cost(line, wanted) > keyframes.WORTH_IT, "so everything is read"
+
+
+def test_a_fade_out_of_black_shows_something(tmp_path: pathlib.Path) -> None:
+    images = [scene(0, at) if at % FPS >= 6 else np.zeros((48, 64, 3), np.uint8) for at in range(16 * FPS)]
+    found = quickly(write_clip(tmp_path / "clip.mp4", images, FPS))
+    assert found is not None and len(found.stills) == 8
+    assert all(still.image.std() > 5 for still in found.stills)
+    black = quickly(write_clip(tmp_path / "black.mp4", [np.zeros((48, 64, 3), np.uint8)] * (16 * FPS), FPS))
+    assert black is not None and len(black.stills) == 8, "where there is nothing else, black it is"
+
+
+def test_times_that_cannot_be_relied_on_are_left_to_reading_everything(shared_data: pathlib.Path) -> None:
+    for name in ("invalid-bitstream.webm", "unordered-timestamps.mov", "rotated-90.mov", "truncated.mp4"):
+        path = str(shared_data / "odd_clips" / name)
+        assert listed(path) is None or quickly(path) is None, name
+
+
+@given(st.sets(st.integers(1, 299), max_size=40), st.integers(1, 12), st.sampled_from([0.0, 0.25, 0.5]))
+def test_each_part_gets_one_picture_from_the_cheapest_place(keys: set[int], number: int, near: float) -> None:
+    times = np.arange(300) / 10
+    flags = np.zeros(300, bool)
+    flags[[0, *keys]] = True
+    line = Timeline(times, flags, 0.0, 30.0, 0.1)
+    wanted = plan(line, number, near)
+    part = 30.0 / number
+    found = sorted(time for those in wanted.values() for time in those)
+    assert len(found) == number
+    for at, time in enumerate(found):
+        middle = (at + 0.5) * part
+        assert abs(time - middle) <= near * part + 1e-9
+        here = [key / 10 for key in (0, *keys) if abs(key / 10 - middle) < near * part - 1e-9]
+        assert not here or flags[round(time * 10)], "a keyframe of the part itself"
+    for start, those in wanted.items():
+        after = min((key for key in keys if key > start), default=300)
+        assert flags[start] and those == sorted(those) and all(start / 10 - 1e-9 <= time < after / 10 for time in those)
+    assert 0 < cost(line, wanted) <= 1
