@@ -1,9 +1,9 @@
 """Stills of real clips and of generated 720p clips: ours against bare PyAV and against OpenCV that reads everything.
 
 `exact` is compared with PyAV that decodes the same file on one thread and converts the same eight frames, and nothing else;
-`keyframes` with OpenCV that reads every frame of the file and keeps eight. Both of ours run in the sealed room, thumbnails included;
-what the room costs is the time of `Decoder.decode` over that of the same work in this process. Where both decode the same moment, the
-pictures are compared. Each file is measured in turn by all, three rounds, the median counts.
+`keyframes` with OpenCV that reads every frame of the file and keeps eight. Both of ours run in the sealed room, thumbnails
+included; what the room costs is the time of `Decoder.decode` over that of the same work in this process. Where both decode the
+same moment, the pictures are compared. Each file is measured in turn by all, three rounds, the median counts.
 """
 
 from __future__ import annotations

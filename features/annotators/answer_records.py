@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from features.annotators.protocol import AnnotatorIdentity, Answer, Usage
 from features.records import Moment
@@ -158,3 +159,29 @@ def moments_text(moments: tuple[Moment, ...]) -> str:
 def moments_from(text: str) -> tuple[Moment, ...]:
     """What `moments_text` wrote."""
     return () if text == NO_MOMENTS else tuple(Moment(float(start), float(end)) for start, end in json.loads(text))
+
+
+def answer_of(fields: Sequence[Any], moments: tuple[Moment, ...], reused: bool = False) -> Answer:
+    """An answer from what a store keeps of it, in this order.
+
+    Args:
+        fields: attribute, value, probability, rationale, three counts of tokens (input, cached, output), cost in US dollars, and
+            when it was answered; what follows the tenth, the moments, is the model that the server named.
+        moments: of the tenth field.
+        reused: it is handed out in place of a new one.
+    """
+    attribute, value, probability, rationale, read, cached, written, cost, answered_at, _, model = fields
+    return Answer(
+        attribute,
+        value,
+        probability,
+        rationale,
+        read,
+        cached,
+        written,
+        cost,
+        answered_at,
+        reused,
+        moments=moments,
+        model=model,
+    )

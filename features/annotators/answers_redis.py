@@ -38,6 +38,7 @@ from features.annotators.answer_records import (
     Selection,
     Stats,
     StoredAnswer,
+    answer_of,
     changed,
     from_whole,
     grouped,
@@ -390,21 +391,7 @@ def _encoded(stored: StoredAnswer, identity_key: str) -> str:
 
 
 def _answer(fields: Sequence[Any], reused: bool = False) -> Answer:
-    attribute, value, probability, rationale, read, cached, written, cost, answered_at, moments, model = fields[:11]
-    return Answer(
-        attribute,
-        value,
-        probability,
-        rationale,
-        read,
-        cached,
-        written,
-        cost,
-        answered_at,
-        reused,
-        moments=tuple(Moment(float(start), float(end)) for start, end in moments),
-        model=model,
-    )
+    return answer_of(fields[:11], tuple(Moment(float(start), float(end)) for start, end in fields[9]), reused)
 
 
 def _stored(key: str, fields: Sequence[Any], identities: Mapping[str, Sequence[Any]]) -> StoredAnswer:

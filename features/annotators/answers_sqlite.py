@@ -19,6 +19,7 @@ from features.annotators.answer_records import (
     Selection,
     Stats,
     StoredAnswer,
+    answer_of,
     changed,
     from_whole,
     in_whole,
@@ -337,21 +338,7 @@ def _row(stored: StoredAnswer) -> tuple[object, ...]:
 
 def _answer(values: Sequence[Any], reused: bool = False) -> Answer:
     """From the columns of `_ANSWER`."""
-    attribute, value, probability, rationale, read, cached, written, cost, answered_at, moments, model = values
-    return Answer(
-        attribute,
-        value,
-        probability,
-        rationale,
-        read,
-        cached,
-        written,
-        cost,
-        answered_at,
-        reused,
-        moments=moments_from(moments),
-        model=model,
-    )
+    return answer_of(values, moments_from(values[9]), reused)
 
 
 def _stored(row: Sequence[Any]) -> StoredAnswer:

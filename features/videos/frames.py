@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Generic, TypeVar, cast
 
-import av
 import cv2
 import numpy as np
 from av.container import InputContainer
@@ -20,6 +19,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from features.errors import Permanent
+from features.videos.packets import each_frame
 from features.videos.probe import Limits, Probe, check_duration, check_pixels, plausible_aspect
 
 STILLS = 8
@@ -283,28 +283,7 @@ def one_thread(container: InputContainer, index: int) -> VideoStream:
 
 
 def _frames(container: InputContainer, index: int, warnings: list[str]) -> Iterator[VideoFrame]:
-    """Every frame that decodes. One bad packet is not a bad video: it is counted and passed over."""
-    stream = one_thread(container, index)
-    bad = 0
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except MemoryError:
-            raise
-        except av.FFmpegError as error:
-            warnings.append(f"reading stopped early ({type(error).__name__})")
-            break
-        if packet is None:
-            break
-        try:
-            yield from packet.decode()
-        except MemoryError:
-            raise
-        except av.FFmpegError:
-            bad += 1
-    if bad:
-        warnings.append(f"{bad} video packets did not decode")
+    return cast(Iterator[VideoFrame], each_frame(container, one_thread(container, index), "video", warnings))
 
 
 def _aspect(frame: VideoFrame, clip: Probe) -> Fraction:

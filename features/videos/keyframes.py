@@ -15,7 +15,6 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from features.videos.frames import (
     pictures_of,
     thumbnail_of,
 )
+from features.videos.packets import each_packet
 from features.videos.probe import Limits, Probe, check_duration, check_pixels
 
 NEAR = 0.5
@@ -65,7 +65,7 @@ def timeline(container: InputContainer, index: int) -> Timeline | None:
     """Lists the packets of a stream, which leaves the container at its end; None where they do not say enough to rely on."""
     times, keys, shown = [], [], []
     try:
-        for packet in _packets(container, index):
+        for packet in each_packet(container, index):
             if packet.pts is None or packet.time_base is None or len(times) == MAX_PACKETS:
                 return None
             times.append(float(packet.pts * packet.time_base))
@@ -188,7 +188,7 @@ def _runs(
     """Raises FFmpegError where a packet does not decode."""
     stream = one_thread(container, clip.video_index)
     run: _Run | None = None
-    for at, packet in enumerate(_packets(container, clip.video_index)):
+    for at, packet in enumerate(each_packet(container, clip.video_index)):
         if at < len(line.keys) and line.keys[at]:
             if run is not None:
                 yield _ended(stream, run, line, limits)
@@ -218,13 +218,6 @@ def _show(run: _Run, frames: list[VideoFrame], line: Timeline, limits: Limits) -
         check_pixels(frame.width, frame.height, limits)
         if frame.time is not None and not frame.is_corrupt and not run.done:
             run.see(frame.time - line.first_s, frame)
-
-
-def _packets(container: InputContainer, index: int) -> Iterator[Packet]:
-    """The packets of a stream, without the empty one at the end by which a decoder is emptied."""
-    for packet in container.demux(container.streams[index]):
-        if packet.size:
-            yield packet
 
 
 def is_blank(frame: VideoFrame) -> bool:

@@ -13,6 +13,7 @@ from av.audio.resampler import AudioResampler
 from av.container import InputContainer
 from numpy.typing import NDArray
 
+from features.videos.packets import each_frame
 from features.videos.probe import Limits
 
 RATE = 16_000
@@ -64,27 +65,7 @@ def decode_sound(container: InputContainer, index: int, limits: Limits) -> Sound
 
 
 def _frames(container: InputContainer, index: int, warnings: list[str]) -> Iterator[AudioFrame]:
-    stream = container.streams[index]
-    bad = 0
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except MemoryError:
-            raise
-        except av.FFmpegError as error:
-            warnings.append(f"reading sound stopped early ({type(error).__name__})")
-            break
-        if packet is None:
-            break
-        try:
-            yield from cast(list[AudioFrame], packet.decode())
-        except MemoryError:
-            raise
-        except av.FFmpegError:
-            bad += 1
-    if bad:
-        warnings.append(f"{bad} sound packets did not decode")
+    return cast(Iterator[AudioFrame], each_frame(container, container.streams[index], "sound", warnings))
 
 
 def _mono(frames: Iterator[AudioFrame], warnings: list[str]) -> Iterator[NDArray[np.int16]]:
