@@ -28,7 +28,7 @@ VISUAL_STATS: tuple[str, ...] = (
     "colorfulness",  # Hasler and Suesstrunk 2003 (M3) divided by 100, 0 to about 1.5
     "sharpness",  # log10(1 + variance of the Laplacian) of 8-bit luma, 0 to about 4
     "motion",  # mean absolute luma difference of neighbouring sampled frames, 0 to 1
-    "cut_rate",  # hard cuts a second, 0 and up
+    "cut_rate",  # hard cuts a second, 0 and up; NaN where only keyframes were decoded
 )
 """Names and order of `VideoFeatures.visual_stats`."""
 
@@ -233,7 +233,7 @@ class VideoFeatures:
             _field("rotation", pa.int32(), "degrees the picture was turned to stand upright: 0, 90, 180, 270"),
             _field("has_audio", pa.bool_(), "a sound stream that decoded"),
             _field("frames", pa.list_(_FRAME), "up to eight stills across the clip, upright, in time order"),
-            _field("shot_starts_s", pa.list_(pa.float32()), "seconds; empty until shots are detected"),
+            _field("shot_starts_s", pa.list_(pa.float32()), "seconds, the first one 0; empty where only keyframes were decoded"),
             _field("visual_stats", pa.list_(pa.float32()), "in the order of VISUAL_STATS"),
             _field("sound_stats", pa.list_(pa.float32()), "in the order of SOUND_STATS, NaN without sound"),
             _field("transcript", pa.string(), "speech, untrusted"),

@@ -196,13 +196,13 @@ class ExtractFn(beam.DoFn):
         if decoded and not self._told:
             self._told = True
             yield from tallies(dict.fromkeys(self._walls(), 1))
-        yield from tallies({f"busy_ms/{phase}": round(1000 * seconds) for phase, seconds in self._extractor.busy.take().items()})
+        yield from tallies({f"busy_us/{phase}": round(1e6 * seconds) for phase, seconds in self._extractor.busy.take().items()})
 
     def _walls(self) -> list[str]:
         """For the run record: what a hostile file could have reached where it was decoded."""
         try:
             return [f"detail/decoder: {wall} within reach" for wall in self._extractor.open_walls()] or ["detail/decoder: sealed"]
-        except Transient:
+        except (Transient, OSError):
             return ["detail/decoder: not examined"]
 
     def _one(self, element: tuple[str, dict[str, Iterable[str]]]) -> tuple[str, Outputs]:

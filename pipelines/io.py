@@ -230,7 +230,7 @@ class _CommitFn(beam.DoFn):
             cost_usd=tallies.get("cost_nano_usd", 0) / 1e9,
             timings={
                 "total": (finished - self._header.started_at).total_seconds(),
-                **{f"busy: {name[8:]}": number / 1000 for name, number in sorted(tallies.items()) if name.startswith("busy_ms/")},
+                **{f"busy: {name[8:]}": number / 1e6 for name, number in sorted(tallies.items()) if name.startswith("busy_us/")},
             },
             peak_memory_bytes=peak_memory_bytes(),
             files=listed,
@@ -268,7 +268,7 @@ class CommitRun(beam.PTransform):
         workspace, stage, header: whose record.
         tallies: (name, number) pairs; names are `video/in`, `video/annotated`, `video/reused`, `video/dead_lettered`,
             `video/pending`, the same with `pair/`, `kind/WORD` for dead letters by kind, `detail/WORD`,
-            `busy_ms/PHASE` for milliseconds that all workers spent on a phase, `input_tokens`,
+            `busy_us/PHASE` for microseconds that all workers spent on a phase, `input_tokens`,
             `cached_input_tokens`, `output_tokens`, `cost_nano_usd`.
         forecast: one document of what the run was expected to take; None: nothing was forecast.
 

@@ -73,7 +73,7 @@ class Decoded:
         rotation: degrees clockwise the picture was turned to stand upright.
         stills: up to eight upright RGB pictures.
         visual_stats, sound_stats: in records' order.
-        shot_starts_s: seconds, the first one 0.
+        shot_starts_s: seconds, the first one 0; empty where shots are not known.
         fingerprints: 8 bytes for each still.
         has_audio: a sound stream that decoded.
         speech: the first two minutes of sound, mono, 16 kHz, -1 to 1; empty without sound.
@@ -393,7 +393,7 @@ def parse_reply(data: bytes, peak_memory_bytes: int = 0) -> Decoded:
         fps=read.number("fps", 0, 1e4),
         rotation=read.one_of("rotation", (0, 90, 180, 270)),
         stills=tuple(pictures),
-        visual_stats=read.numbers("visual_stats", len(VISUAL_STATS)),
+        visual_stats=read.numbers("visual_stats", len(VISUAL_STATS), unknown=True),
         sound_stats=sound,
         fingerprints=read.digests("fingerprints", len(pictures), 8),
         has_audio=has_audio,

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import importlib
 import json
+import math
 import os
 import pkgutil
 import resource
@@ -231,11 +232,13 @@ def _failure(message: str, kind: str) -> list[bytes | memoryview]:
 
 def _describe(file: BinaryIO, limits: Limits, mode: str) -> list[bytes | memoryview]:
     watch = Stopwatch()
+    pictures = None
     with open_container(file) as container:
         clip = probe(container, limits)
         line = timeline(container, clip.video_index) if mode == "keyframes" else None
-    watch.lap("open")
-    pictures = None
+        watch.lap("open")
+        if mode == "exact":
+            pictures = decode_pictures(container, clip, limits)
     if line is not None:
         with open_container(file) as container:
             pictures = decode_keyframes(container, clip, limits, line)
@@ -252,6 +255,7 @@ def _describe(file: BinaryIO, limits: Limits, mode: str) -> list[bytes | memoryv
         samples = sound.samples
         warnings += sound.warnings or (["its sound stream is empty"] if not len(samples) else [])
     speech = samples[: SPEECH_S * RATE]
+    starts = shot_starts(pictures)
     header: dict[str, Any] = {
         "container": clip.container,
         "video_codec": clip.video_codec,
@@ -261,8 +265,8 @@ def _describe(file: BinaryIO, limits: Limits, mode: str) -> list[bytes | memoryv
         "fps": clip.fps or pictures.decoded / pictures.duration_s,
         "rotation": pictures.rotation,
         "stills": [_still_header(still) for still in pictures.stills],
-        "visual_stats": visual_stats(pictures),
-        "shot_starts_s": shot_starts(pictures)[:MAX_SHOTS],
+        "visual_stats": [value if math.isfinite(value) else None for value in visual_stats(pictures, starts)],
+        "shot_starts_s": starts[:MAX_SHOTS],
         "has_audio": bool(len(samples)),
         "fingerprints": [fingerprint(still.image).hex() for still in pictures.stills],
         "speech": len(speech),

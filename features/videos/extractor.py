@@ -7,7 +7,7 @@ import io
 import os
 import tempfile
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -256,18 +256,20 @@ class Extractor:
     def _decode(self, fetched: Fetched) -> Decoded | Permanent | Transient:
         assert self._decoder is not None
         watch = Stopwatch()
+        seconds: Mapping[str, float] = {}
         try:
             decoded = self._decoder.decode(fetched.path, self.limits)
-            watch.lap("process")
+            seconds = decoded.seconds
             facts = os.stat(fetched.path)
         except (Permanent, Transient) as error:
             return error
         except OSError as error:
             return Permanent(f"{fetched.path}: gone while it was read ({error.strerror})", "missing")
+        finally:
+            watch.lap("process")
+            self.busy.add({**seconds, "process": max(0.0, watch.seconds["process"] - sum(seconds.values()))})
         if (facts.st_size, facts.st_mtime_ns) != (fetched.bytes, fetched.modified_ns):
             return Transient(f"{fetched.path}: changed while it was read; run again when its upload is complete")
-        own = watch.seconds["process"] - sum(decoded.seconds.values())
-        self.busy.add({**decoded.seconds, "process": max(0.0, own)})
         return decoded
 
     def _transcript(self, video: Video, clip: Decoded) -> tuple[str, Literal["manifest", "speech", "none"]]:

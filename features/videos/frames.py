@@ -239,12 +239,18 @@ def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> P
     if clock.repaired:
         warnings.append(f"{clock.repaired} timestamps were missing, out of order or far off, and were counted instead")
     end = time + 1 / (clip.fps or 25.0)
-    if clip.duration_s and end < 0.8 * clip.duration_s - 1:
-        warnings.append(f"the video ends after {end:.1f} s of {clip.duration_s:.1f} s")
+    warnings += ends_early(end, clip)
     chosen = (whole_frames if decoded > damaged else damaged_frames).choose(STILLS, end)
     if decoded == damaged:
         thumbnails.add(chosen[0][0], thumbnail_of(chosen[0][1]))
     return pictures_of(chosen, clip, thumbnails.all(), decoded, end, warnings)
+
+
+def ends_early(end_s: float, clip: Probe) -> list[str]:
+    """A warning where a video is much shorter than its header says."""
+    if clip.duration_s and end_s < 0.8 * clip.duration_s - 1:
+        return [f"the video ends after {end_s:.1f} s of {clip.duration_s:.1f} s"]
+    return []
 
 
 def pictures_of(

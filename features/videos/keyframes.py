@@ -24,6 +24,7 @@ from features.videos.frames import (
     STILLS,
     THUMBNAIL_STEP_S,
     Pictures,
+    ends_early,
     one_thread,
     pictures_of,
     thumbnail_of,
@@ -36,6 +37,8 @@ NEAR = 0.5
 WORTH_IT = 0.6
 """Where more than this share of all pictures would be decoded, reading all of them says more and costs hardly more."""
 MAX_PACKETS = 500_000
+ALTERING = ("new_extradata", "param_change", "palette")
+"""What a packet may carry that changes how all later ones are decoded: none of those may be passed over."""
 BLANK = 2.0
 """Standard deviation of luma, 0 to 127, below which a picture shows nothing."""
 BLANK_PATIENCE_S = 1.0
@@ -68,9 +71,13 @@ def timeline(container: InputContainer, index: int) -> Timeline | None:
         for packet in each_packet(container, index):
             if packet.pts is None or packet.time_base is None or len(times) == MAX_PACKETS:
                 return None
+            if times and any(packet.has_sidedata(kind) for kind in ALTERING):
+                return None
             times.append(float(packet.pts * packet.time_base))
             keys.append(packet.is_keyframe)
             shown.append(not packet.is_discard)
+    except MemoryError:
+        raise
     except av.FFmpegError:
         return None
     if len(times) < 2 or not keys[0] or not any(shown):
@@ -128,6 +135,8 @@ class _Run:
     taken: list[tuple[float, VideoFrame]] = field(default_factory=list)
     follower: VideoFrame | None = None
     _spare: tuple[float, VideoFrame] | None = None
+    _last: tuple[float, VideoFrame] | None = None
+    no_keyframe: bool = False
 
     @property
     def done(self) -> bool:
@@ -137,6 +146,9 @@ class _Run:
         """The next picture. Those before the keyframe lean on pictures that were not decoded."""
         if time < self.from_s - self.half_s:
             return
+        if self._last is None and not frame.key_frame:
+            self.no_keyframe = True
+        self._last = (time, frame)
         if self.taken and self.follower is None and time - self.taken[0][0] >= THUMBNAIL_STEP_S - 1e-6:
             self.follower = frame
         if self.times and time >= self.times[0] - self.half_s:
@@ -146,9 +158,10 @@ class _Run:
             self._take(time, frame)
 
     def end(self) -> None:
-        """No more pictures come: a blank one is better than none."""
-        if self.times and self._spare is not None:
-            self._take(*self._spare)
+        """No more pictures come: a blank one, or the one that is still shown at the wanted time, is better than none."""
+        left = self._spare or self._last
+        if self.times and left is not None and left not in self.taken:
+            self._take(*left)
 
     def _take(self, time: float, frame: VideoFrame) -> None:
         self.taken.append((time, frame))
@@ -160,7 +173,8 @@ def decode_keyframes(container: InputContainer, clip: Probe, limits: Limits, lin
     """The stills of a plan, out of a container that stands at its beginning.
 
     Returns:
-        None where reading everything is the better way: it costs hardly more, or what was wanted did not decode.
+        None where reading everything is the better way: it costs hardly more, what was wanted did not decode, or what is called
+        a keyframe is none.
 
     Raises:
         Permanent: `too_large` or `too_long`.
@@ -172,14 +186,16 @@ def decode_keyframes(container: InputContainer, clip: Probe, limits: Limits, lin
         return None
     try:
         runs = list(_runs(container, clip, limits, line, wanted))
+    except MemoryError:
+        raise
     except av.FFmpegError:
         return None
     taken = [each for run in runs for each in run.taken]
-    if len(taken) < STILLS // 2:
+    pairs = tuple((thumbnail_of(run.taken[0][1]), thumbnail_of(run.follower)) for run in runs if run.follower is not None)
+    if len(taken) < STILLS // 2 or not pairs or any(run.no_keyframe for run in runs):
         return None
     thumbnails = [(time, thumbnail_of(frame)) for time, frame in taken]
-    pairs = tuple((thumbnail_of(run.taken[0][1]), thumbnail_of(run.follower)) for run in runs if run.follower is not None)
-    return pictures_of(taken, clip, thumbnails, len(line.times), line.end_s, (), pairs)
+    return pictures_of(taken, clip, thumbnails, len(line.times), line.end_s, ends_early(line.end_s, clip), pairs)
 
 
 def _runs(
@@ -206,8 +222,11 @@ def _runs(
 
 
 def _ended(stream: VideoStream, run: _Run, line: Timeline, limits: Limits) -> _Run:
-    """What the decoder holds back is wanted too."""
-    _show(run, stream.codec_context.decode(None), line, limits)
+    """What the decoder holds back is wanted too; it comes without the unit of its time."""
+    held = stream.codec_context.decode(None)
+    for frame in held:
+        frame.time_base = stream.time_base
+    _show(run, held, line, limits)
     stream.codec_context.flush_buffers()
     run.end()
     return run

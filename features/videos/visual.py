@@ -1,12 +1,12 @@
 """How a video looks, in the eight numbers of `records.VISUAL_STATS`.
 
 Light, colour and detail are means over the stills; motion and cuts come from the thumbnails, about five a second. Where only
-keyframes were decoded, motion comes from pairs that are as close as that, and shots that begin between two stills are counted
-where the second one looks different: at most one a still.
+keyframes were decoded, motion comes from pairs that are as close as that, and where shots begin is not known.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,31 +20,29 @@ CUT_RATIO = 3.0
 CUT_LEAST = 15.0
 CUT_WINDOW = 2
 """PySceneDetect's AdaptiveDetector: `adaptive_threshold`, `min_content_val` (0 to 255) and `window_width` (thumbnails)."""
-OTHER_COLOURS = 0.5
-"""Bhattacharyya distance, 0 to 1, from which two pictures that are seconds apart are of different shots."""
-_BINS = [8, 4, 4]
 
 
-def visual_stats(pictures: Pictures) -> tuple[float, ...]:
-    """The numbers in the order of `VISUAL_STATS`, each finite."""
+def visual_stats(pictures: Pictures, starts: Sequence[float]) -> tuple[float, ...]:
+    """The numbers in the order of `VISUAL_STATS`, each finite but the rate of cuts, which is NaN where `starts` is empty.
+
+    Args:
+        pictures: of one video.
+        starts: its shots, from `shot_starts`.
+    """
     stills = np.mean([still_stats(still.image) for still in pictures.stills], axis=0)
-    span = max(pictures.duration_s, 1e-3)
     steps = [pictures.thumbnails] if pictures.pairs is None else [np.stack(pair) for pair in pictures.pairs]
     return (
         *(float(value) for value in stills),
-        float(np.mean([motion(step) for step in steps])) if steps else 0.0,
-        (len(shot_starts(pictures)) - 1) / span,
+        float(np.mean([motion(step) for step in steps])),
+        (len(starts) - 1) / max(pictures.duration_s, 1e-3) if starts else math.nan,
     )
 
 
 def shot_starts(pictures: Pictures) -> list[float]:
-    """When each shot begins, seconds, the first one at 0."""
-    if pictures.pairs is None:
-        cuts = hard_cuts(pictures.thumbnails)
-    else:
-        colours = [colour_histogram(thumbnail) for thumbnail in pictures.thumbnails]
-        cuts = [at for at in range(1, len(colours)) if _distance(colours[at - 1], colours[at]) >= OTHER_COLOURS]
-    return [0.0, *(float(pictures.thumbnail_times[at]) for at in cuts)]
+    """When each shot begins, seconds, the first one at 0; empty where too little was decoded to know."""
+    if pictures.pairs is not None:
+        return []
+    return [0.0, *(float(pictures.thumbnail_times[at]) for at in hard_cuts(pictures.thumbnails))]
 
 
 def still_stats(image: Image) -> tuple[float, float, float, float, float, float]:
@@ -99,16 +97,6 @@ def hard_cuts(thumbnails: Image) -> list[int]:
     rest = np.abs(np.diff(hsv[..., 1:], axis=0)).mean(axis=(1, 2))
     change = (hue.mean(axis=(1, 2)) + rest.sum(axis=1)) / 3
     return [at + 1 for at in range(len(change)) if _stands_out(change, at)]
-
-
-def colour_histogram(image: Image) -> NDArray[np.float32]:
-    """How often each of 8 hues, 4 saturations and 4 values occurs; a pan or a step of the camera hardly changes it."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    return np.asarray(cv2.calcHist([hsv], [0, 1, 2], None, _BINS, [0, 180, 0, 256, 0, 256]), np.float32)
-
-
-def _distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    return float(cv2.compareHist(one, other, cv2.HISTCMP_BHATTACHARYYA))
 
 
 def _stands_out(change: NDArray[np.float64], at: int) -> bool:

@@ -147,11 +147,10 @@ class Reader:
             raise Malformed(f"{name} is no number within bounds")
         return float(value)
 
-    def numbers(self, name: str, count: int) -> tuple[float, ...]:
-        """A list of exactly that many finite numbers."""
-        values = tuple(Reader({name: item}).number(name, -1e9, 1e9) for item in self._list(name, count, count))
-        assert all(math.isfinite(value) for value in values)
-        return values
+    def numbers(self, name: str, count: int, unknown: bool = False) -> tuple[float, ...]:
+        """A list of exactly that many finite numbers; with `unknown`, null stands for NaN."""
+        values = self._list(name, count, count)
+        return tuple(math.nan if unknown and value is None else Reader({name: value}).number(name, -1e9, 1e9) for value in values)
 
     def ascending(self, name: str, most: int) -> tuple[float, ...]:
         """A list of finite numbers, none below 0 and each above the one before."""

@@ -123,8 +123,9 @@ def test_keyframes_will_do_and_a_clip_with_few_of_them_is_read_as_a_whole(decode
     exact = decoder.decode(clips["middle"])
     with Decoder(1, "keyframes") as quick:
         found, short = quick.decode(clips["middle"]), quick.decode(clips["short"])
-    assert len(found.stills) == 8 and found.warnings == ()
-    assert found.duration_s == exact.duration_s and found.shot_starts_s[0] == exact.shot_starts_s[0] == 0
+    assert len(found.stills) == 8 and found.warnings == () and np.isnan(found.visual_stats[-1]) and found.shot_starts_s == ()
+    assert not np.isnan(exact.visual_stats[-1])
+    assert found.duration_s == exact.duration_s and exact.shot_starts_s[0] == 0
     assert [still.timestamp_s for still in short.stills] == [still.timestamp_s for still in decoder.decode(clips["short"]).stills]
     with pytest.raises(ValueError, match="fast"):
         Decoder(1, "fast")
@@ -440,6 +441,7 @@ def test_a_good_answer() -> None:
         {"visual_stats": [0.0]},
         {"visual_stats": [float("inf")] * len(VISUAL_STATS)},
         {"visual_stats": ["0"] * len(VISUAL_STATS)},
+        {"sound_stats": [None] * len(SOUND_STATS)},
         {"sound_stats": None},
         {"has_audio": 1},
         {"has_audio": False},

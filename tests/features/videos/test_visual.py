@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from features.records import VISUAL_STATS, named_stats
 from features.videos.frames import Image, Pictures, Still
-from features.videos.visual import hard_cuts, motion, still_stats, visual_stats
+from features.videos.visual import hard_cuts, motion, shot_starts, still_stats, visual_stats
 
 NAMES = VISUAL_STATS[:6]
 
@@ -109,7 +110,12 @@ def test_all_eight_in_order() -> None:
         duration_s=4.0,
         warnings=(),
     )
-    found = named_stats(VISUAL_STATS, visual_stats(pictures))
+    assert shot_starts(pictures) == [0.0, 2.0]
+    found = named_stats(VISUAL_STATS, visual_stats(pictures, shot_starts(pictures)))
     assert found["warmth"] == 0 and found["saturation"] == 1
     assert found["cut_rate"] == pytest.approx(0.25) and found["motion"] > 0
     assert all(math.isfinite(value) for value in found.values())
+    sparse = replace(pictures, pairs=((shots[0], shots[1]),))
+    assert shot_starts(sparse) == []
+    unsure = named_stats(VISUAL_STATS, visual_stats(sparse, []))
+    assert math.isnan(unsure.pop("cut_rate")) and all(math.isfinite(value) for value in unsure.values())
