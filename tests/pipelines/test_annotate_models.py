@@ -16,9 +16,10 @@ import pytest
 from features.annotators.control import Control
 from features.annotators.model_server import Rule
 from features.records import Annotation, to_table
-from pipelines import annotators, stopping
+from pipelines import annotate, annotators, stopping
 from pipelines.annotators import CONTROL
 from pipelines.counters import live
+from pipelines.planning import Question
 from tests.faults.asked_over_http import (
     DEFINITIONS,
     MODELS,
@@ -172,6 +173,21 @@ def test_a_fallback_answers_while_the_first_is_down(tmp_path: pathlib.Path) -> N
         assert outcome.annotated.keys() == pairs_of(*range(8)) and billed(server, outcome)
         models = {row.annotator for row in outcome.annotated.values()}
         assert len(models) == 2 and set(paid(server).values()) == {1}
+
+
+def test_what_is_in_flight_when_a_bundle_fails_is_paid_once(tmp_path: pathlib.Path) -> None:
+    """A bundle that raises is taken down without its end: its answers are on their way, and the next try finds them."""
+    workspace = workspace_with(tmp_path / "w", 3)
+    (features,) = workspace.files("features")
+    with serving(latency_s=0.3) as server:
+        asks = annotate.AskFn(annotate.told(annotate.AnnotateConfig(workspace, DEFINITIONS, asking(server))))
+        asks.setup()
+        asks.start_bundle()
+        questions = [Question(f"clip-{number:03}", NAMES, 0, 0).to_json() for number in range(3)]
+        assert list(asks.process((features.path, questions))) == []
+        asks.teardown()
+        assert annotate_against(server, workspace).annotated.keys() == pairs_of(0, 1, 2)
+        assert server.stats()["generations"] == 3
 
 
 @pytest.mark.soak
