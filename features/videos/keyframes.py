@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import av
 import cv2
@@ -37,7 +38,7 @@ NEAR = 0.5
 WORTH_IT = 0.6
 """Where more than this share of all pictures would be decoded, reading all of them says more and costs hardly more."""
 MAX_PACKETS = 500_000
-ALTERING = ("new_extradata", "param_change", "palette")
+ALTERING: tuple[Literal["new_extradata", "param_change", "palette"], ...] = ("new_extradata", "param_change", "palette")
 """What a packet may carry that changes how all later ones are decoded: none of those may be passed over."""
 BLANK = 2.0
 """Standard deviation of luma, 0 to 127, below which a picture shows nothing."""
@@ -66,7 +67,9 @@ class Timeline:
 
 def timeline(container: InputContainer, index: int) -> Timeline | None:
     """Lists the packets of a stream, which leaves the container at its end; None where they do not say enough to rely on."""
-    times, keys, shown = [], [], []
+    times: list[float] = []
+    keys: list[bool] = []
+    shown: list[bool] = []
     try:
         for packet in each_packet(container, index):
             if packet.pts is None or packet.time_base is None or len(times) == MAX_PACKETS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import av
 from av.container import InputContainer
@@ -11,7 +12,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 
-def each_packet(container: InputContainer, index: int) -> Iterator[Packet]:
+def each_packet(container: InputContainer, index: int) -> Iterator[Packet[Any]]:
     """The packets of a stream, without the empty one at the end by which a decoder is emptied. Raises FFmpegError."""
     for packet in container.demux(container.streams[index]):
         if packet.size:
@@ -43,7 +44,7 @@ def each_frame(container: InputContainer, stream: Stream, kind: str, warnings: l
         if packet is None:
             break
         try:
-            yield from packet.decode()
+            yield from cast(list[Frame], packet.decode())
         except MemoryError:
             raise
         except av.FFmpegError:

@@ -87,7 +87,12 @@ def _leave_root() -> None:
     if not _may_leave_root:
         return
     stranger = FIRST_STRANGER + os.getpid()
-    for change in (lambda: os.setgroups([]), lambda: os.setresgid(*[stranger] * 3), lambda: os.setresuid(*[stranger] * 3)):
+    changes: tuple[Callable[[], None], ...] = (
+        lambda: os.setgroups([]),
+        lambda: os.setresgid(stranger, stranger, stranger),
+        lambda: os.setresuid(stranger, stranger, stranger),
+    )
+    for change in changes:
         with contextlib.suppress(OSError):  # a user namespace may not know such a user
             change()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 
 DECODING = ("open", "decode", "measure", "sound")
@@ -23,14 +22,14 @@ class Stopwatch:
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
         self._clock = clock
         self._since = clock()
 
     def lap(self, phase: str) -> None:
         """Counts the time since the last lap, or the start, for a phase."""
         now = self._clock()
-        self.seconds[phase] += now - self._since
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
         self._since = now
 
 
@@ -38,15 +37,16 @@ class BusySeconds:
     """Seconds by phase, added up over threads."""
 
     def __init__(self) -> None:
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def add(self, seconds: Mapping[str, float]) -> None:
         with self._lock:
-            self._seconds.update(seconds)
+            for phase, more in seconds.items():
+                self._seconds[phase] = self._seconds.get(phase, 0.0) + more
 
     def take(self) -> dict[str, float]:
         """What came together since the last call."""
         with self._lock:
-            taken, self._seconds = dict(self._seconds), Counter()
+            taken, self._seconds = self._seconds, {}
         return taken
