@@ -8,6 +8,7 @@ from features.videos import embedding, speech
 from features.videos.extractor import Extractor
 from features.videos.probe import Limits
 from features.weights import WeightsConfig
+from pipelines.configuration import Configuration
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class EncoderConfig:
     visual: bool = True
     text: bool = True
     frames: str = "exact"
+
+
+def encoders_of(settings: Configuration) -> EncoderConfig:
+    """What a workspace's settings say of it."""
+    return EncoderConfig(weights=settings.weights, speech=settings.speech, frames=settings.frames)
 
 
 def build_extractor(encoders: EncoderConfig, limits: Limits, workers: int) -> Extractor:

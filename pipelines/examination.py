@@ -56,7 +56,7 @@ def _sealed_room() -> Finding:
         "sealed room",
         "optional" if open_walls else "ok",
         f"a decoder can reach: {', '.join(open_walls)}" if open_walls else "a decoder reaches no file, socket or process",
-        "have it run by root, whose decoders become users of their own, on Linux 6.12 or later with Landlock",
+        "Linux 6.12 or later with Landlock; permissions stay within reach of all but root: run it as a user who owns little",
     )
 
 

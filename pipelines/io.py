@@ -230,7 +230,11 @@ class _CommitFn(beam.DoFn):
             cost_usd=tallies.get("cost_nano_usd", 0) / 1e9,
             timings={
                 "total": (finished - self._header.started_at).total_seconds(),
-                **{f"busy: {name[8:]}": number / 1e6 for name, number in sorted(tallies.items()) if name.startswith("busy_us/")},
+                **{
+                    f"busy: {name.removeprefix('busy_us/')}": number / 1e6
+                    for name, number in sorted(tallies.items())
+                    if name.startswith("busy_us/")
+                },
             },
             peak_memory_bytes=peak_memory_bytes(),
             files=listed,

@@ -219,7 +219,7 @@ def _build(pipeline: beam.Pipeline, config: LaunchConfig) -> None:
     )
     if config.stage == "extract":
         from pipelines import extract
-        from pipelines.encoders import EncoderConfig
+        from pipelines.encoders import encoders_of
 
         extract.build(
             pipeline,
@@ -228,7 +228,7 @@ def _build(pipeline: beam.Pipeline, config: LaunchConfig) -> None:
                 videos=config.videos,
                 roots=config.roots,
                 retry_failed=config.retry_failed,
-                encoders=EncoderConfig(weights=settings.weights, speech=settings.speech, frames=settings.frames),
+                encoders=encoders_of(settings),
                 limits=settings.limits,
                 workers=settings.workers,
                 rows_per_file=ROWS_PER_FILE,

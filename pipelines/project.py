@@ -105,7 +105,7 @@ class Project:
     def extract(self, retry_failed: bool, quiet: bool) -> RunRecord:
         """Runs the first stage."""
         from pipelines import extract
-        from pipelines.encoders import EncoderConfig
+        from pipelines.encoders import encoders_of
 
         settings = self.configuration
         config = extract.ExtractConfig(
@@ -113,7 +113,7 @@ class Project:
             self.videos,
             self.roots,
             retry_failed,
-            EncoderConfig(weights=settings.weights, speech=settings.speech, frames=settings.frames),
+            encoders_of(settings),
             settings.limits,
             settings.workers,
             header=self._header(),

@@ -194,11 +194,17 @@ class Extractor:
             Transient: storage did not answer.
         """
         watch = Stopwatch()
-        if not storage.is_gcs(video.uri):
-            fetched = hash_file(video.uri, self.limits)
+        with self._on_disk(video) as path:
+            fetched = hash_file(path, self.limits)
             watch.lap("fetch")
             self.busy.add(watch.seconds)
             yield fetched
+
+    @contextmanager
+    def _on_disk(self, video: Video) -> Iterator[str]:
+        """The path of a video's bytes."""
+        if not storage.is_gcs(video.uri):
+            yield video.uri
             return
         with tempfile.TemporaryDirectory(prefix="vidattr-") as folder:
             path = os.path.join(folder, "video")
@@ -212,10 +218,7 @@ class Extractor:
                 storage.download(video.uri, path)
             except FileNotFoundError as error:
                 raise Permanent(f"{video.uri}: no such object; correct the manifest's uri", "missing") from error
-            fetched = hash_file(path, self.limits)
-            watch.lap("fetch")
-            self.busy.add(watch.seconds)
-            yield fetched
+            yield path
 
     def extract(self, video: Video, fetched: Fetched, run_id: str, now: datetime) -> VideoFeatures:
         """The features of one video. Raises Permanent or Transient."""

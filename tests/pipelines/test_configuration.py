@@ -36,6 +36,7 @@ def test_the_file_is_read_and_flags_win(tmp_path: pathlib.Path) -> None:
         ("[1, 2]", "must hold name: value pairs"),
         ("a: [", "not YAML"),
         ("workers: 0", "workers is 0; write a number from 1 to 64"),
+        ("frames: fast", "frames is 'fast'; write one of exact, keyframes"),
         ("workers: -1", "workers is -1; write a number from 1 to 64"),
         ("pace: {in_flight: 0}", "in_flight is 0; write a number from 1 to 4096"),
         ("pace: {inflight: 9}", r"pace\.inflight is no setting; did you mean pace\.in_flight\?"),
