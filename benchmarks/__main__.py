@@ -18,7 +18,6 @@ NAMES = {
     "first-result": "first_result",
     "online": "online",
     "materialize": "materialize",
-    "extract": "extract",
     "transform": "transform",
     "zero-shot": "zero_shot",
     "annotate-client": "annotate_client",
