@@ -74,6 +74,13 @@ _FRAME = pa.struct(
     ]
 )
 _MOMENT = pa.struct([pa.field("start_s", pa.float32(), nullable=False), pa.field("end_s", pa.float32(), nullable=False)])
+_SEGMENT = pa.struct(
+    [
+        pa.field("start_s", pa.float32(), nullable=False),
+        pa.field("end_s", pa.float32(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+    ]
+)
 _TAG = pa.struct([pa.field("name", pa.string(), nullable=False), pa.field("probability", pa.float32(), nullable=False)])
 
 
@@ -160,6 +167,15 @@ class Tag:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """What was said between two seconds of a video, untrusted: 0 <= start_s <= end_s."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Moment:
     """Seconds of a video that carry a verdict: 0 <= start_s <= end_s <= the video's duration."""
 
@@ -199,11 +215,16 @@ class VideoFeatures:
     sound_stats: tuple[float, ...] = ()
     transcript: str = ""
     transcript_source: Literal["manifest", "speech", "none"] = "none"
+    speech_segments: tuple[Segment, ...] = ()
+    spoken_language: str = ""
     onscreen_text: str = ""
+    tempo_bpm: float | None = None
     text_embedding: tuple[float, ...] = ()
     visual_embedding: tuple[float, ...] = ()
+    frame_embeddings: tuple[tuple[float, ...], ...] = ()
     visual_tags: tuple[Tag, ...] = ()
     fingerprints: tuple[bytes, ...] = ()
+    fingerprint_times_s: tuple[float, ...] = ()
     decode_warnings: tuple[str, ...] = ()
     extracted_at: datetime | None = None
     run_id: str = ""
@@ -238,11 +259,24 @@ class VideoFeatures:
             _field("sound_stats", pa.list_(pa.float32()), "in the order of SOUND_STATS, NaN without sound"),
             _field("transcript", pa.string(), "speech, untrusted"),
             _field("transcript_source", pa.string(), "manifest, speech or none"),
-            _field("onscreen_text", pa.string(), "words in the picture, untrusted; empty until they are read"),
+            _field(
+                "speech_segments", pa.list_(_SEGMENT), "what was said when, in time order, untrusted; of recognised speech only"
+            ),
+            _field("spoken_language", pa.string(), "BCP 47, of recognised speech; empty without any"),
+            _field(
+                "onscreen_text",
+                pa.string(),
+                "words in the picture, untrusted, a line each in the order they appear; empty: none read",
+            ),
+            _field(
+                "tempo_bpm", pa.float32(), "beats a minute of its music; null without a beat, or without the extra `audio`", True
+            ),
             _field("text_embedding", pa.list_(pa.float32()), "unit length; all text of the video"),
             _field("visual_embedding", pa.list_(pa.float32()), "mean over frames, or the manifest's column"),
+            _field("frame_embeddings", pa.list_(pa.list_(pa.float32())), "of each of `frames`; empty unless they are asked for"),
             _field("visual_tags", pa.list_(_TAG), "confident things seen, highest probability first"),
-            _field("fingerprints", pa.list_(pa.binary()), "64-bit perceptual hash of each frame, 8 bytes"),
+            _field("fingerprints", pa.list_(pa.binary()), "64-bit perceptual hashes over the whole clip, 8 bytes each"),
+            _field("fingerprint_times_s", pa.list_(pa.float32()), "seconds, of each of `fingerprints`"),
             _field("decode_warnings", pa.list_(pa.string()), "what was wrong with the file but survivable"),
             _field("extracted_at", _UTC, "when", True),
             _field("run_id", pa.string(), "the run that wrote this row"),
@@ -468,6 +502,7 @@ R = TypeVar("R", Video, VideoFeatures, Annotation, Failure, ResolvedAttribute)
 _NESTED: dict[tuple[type, str], type] = {
     (VideoFeatures, "frames"): Frame,
     (VideoFeatures, "visual_tags"): Tag,
+    (VideoFeatures, "speech_segments"): Segment,
     (Annotation, "moments"): Moment,
 }
 
@@ -496,7 +531,7 @@ def from_table(table: pa.Table | pa.RecordBatch, kind: type[R]) -> Iterator[R]:
             if nested is not None:
                 plain[name] = tuple(nested(**item) for item in value or ())
             elif isinstance(value, list):
-                plain[name] = tuple(value)
+                plain[name] = tuple(tuple(item) if isinstance(item, list) else item for item in value)
         yield kind(**plain)
 
 

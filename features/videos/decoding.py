@@ -42,6 +42,7 @@ from features.videos.stopwatch import DECODING
 from features.videos.wire import (
     EXAMINE,
     EXIT_MEMORY,
+    MAX_FINGERPRINTS,
     MAX_HEADER_BYTES,
     MAX_SHOTS,
     MAX_WARNINGS,
@@ -74,7 +75,8 @@ class Decoded:
         stills: up to eight upright RGB pictures.
         visual_stats, sound_stats: in records' order.
         shot_starts_s: seconds, the first one 0; empty where shots are not known.
-        fingerprints: 8 bytes for each still.
+        fingerprints: 8 bytes each, about one a second.
+        fingerprint_times_s: seconds of each of them.
         has_audio: a sound stream that decoded.
         speech: the first two minutes of sound, mono, 16 kHz, -1 to 1; empty without sound.
         warnings: what was wrong and survivable.
@@ -93,6 +95,7 @@ class Decoded:
     visual_stats: tuple[float, ...]
     sound_stats: tuple[float, ...]
     fingerprints: tuple[bytes, ...]
+    fingerprint_times_s: tuple[float, ...]
     has_audio: bool
     speech: Samples
     warnings: tuple[str, ...]
@@ -384,6 +387,7 @@ def parse_reply(data: bytes, peak_memory_bytes: int = 0) -> Decoded:
     sound = read.numbers("sound_stats", len(SOUND_STATS)) if has_audio else NO_SOUND
     if not has_audio and len(speech):
         raise Malformed("speech without sound")
+    marked = read.ascending("fingerprint_times_s", MAX_FINGERPRINTS)
     return Decoded(
         container=read.text("container", 100),
         video_codec=read.text("video_codec", 100),
@@ -395,7 +399,8 @@ def parse_reply(data: bytes, peak_memory_bytes: int = 0) -> Decoded:
         stills=tuple(pictures),
         visual_stats=read.numbers("visual_stats", len(VISUAL_STATS), unknown=True),
         sound_stats=sound,
-        fingerprints=read.digests("fingerprints", len(pictures), 8),
+        fingerprints=read.digests("fingerprints", len(marked), 8),
+        fingerprint_times_s=marked,
         has_audio=has_audio,
         speech=to_float(speech),
         warnings=read.texts("warnings", MAX_WARNINGS, 300),

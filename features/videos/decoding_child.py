@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from features.errors import Permanent
-from features.videos.fingerprint import fingerprint
+from features.videos.fingerprint import fingerprint, fingerprints
 from features.videos.frames import Still, decode_pictures, to_rgb
 from features.videos.keyframes import decode_keyframes, timeline
 from features.videos.probe import Limits, open_container, probe
@@ -256,6 +256,7 @@ def _describe(file: BinaryIO, limits: Limits, mode: str) -> list[bytes | memoryv
         warnings += sound.warnings or (["its sound stream is empty"] if not len(samples) else [])
     speech = samples[: SPEECH_S * RATE]
     starts = shot_starts(pictures)
+    marks = fingerprints([(sample.timestamp_s, sample.image) for sample in pictures.samples])
     header: dict[str, Any] = {
         "container": clip.container,
         "video_codec": clip.video_codec,
@@ -268,7 +269,8 @@ def _describe(file: BinaryIO, limits: Limits, mode: str) -> list[bytes | memoryv
         "visual_stats": [value if math.isfinite(value) else None for value in visual_stats(pictures, starts)],
         "shot_starts_s": starts[:MAX_SHOTS],
         "has_audio": bool(len(samples)),
-        "fingerprints": [fingerprint(still.image).hex() for still in pictures.stills],
+        "fingerprints": [mark.hex() for _, mark in marks],
+        "fingerprint_times_s": [time for time, _ in marks],
         "speech": len(speech),
         "warnings": [warning[:300] for warning in warnings[:MAX_WARNINGS]],
     }

@@ -28,7 +28,7 @@ from features.videos.sound import SPEECH_S, Samples
 from features.videos.stopwatch import BusySeconds, Stopwatch
 from features.videos.wire import MODES
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 """Raised whenever the same bytes and weights would give other features."""
 
 TAG_PROBABILITY = 0.4
@@ -364,6 +364,7 @@ class Extractor:
             visual_embedding=visual_embedding if video.embedding is None else video.embedding,
             visual_tags=tags,
             fingerprints=clip.fingerprints,
+            fingerprint_times_s=clip.fingerprint_times_s,
             decode_warnings=clip.warnings,
             extracted_at=now,
             run_id=run_id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import imagehash
 import numpy as np
@@ -10,6 +12,8 @@ from PIL import Image as PillowImage
 from features.videos.frames import Image
 
 BYTES = 8
+BLANK = 2.0
+"""Standard deviation of grey, 0 to 127, below which a picture shows nothing."""
 _SIDE = 64
 
 
@@ -23,6 +27,15 @@ def fingerprint(image: Image) -> bytes:
     small = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     bits = np.asarray(imagehash.phash(PillowImage.fromarray(small)).hash, dtype=bool)
     return np.packbits(bits.ravel()).tobytes()
+
+
+def fingerprints(samples: Sequence[tuple[float, Image]]) -> list[tuple[float, bytes]]:
+    """The time and fingerprint of each sample of a video that shows something; samples of one colour are left out.
+
+    Args:
+        samples: seconds, and upright RGB.
+    """
+    return [(time, fingerprint(image)) for time, image in samples if image.mean(axis=2).std() >= BLANK]
 
 
 def distance(one: bytes, other: bytes) -> int:

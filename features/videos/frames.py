@@ -31,6 +31,11 @@ THUMBNAIL_HEIGHT = 36
 THUMBNAIL_STEP_S = 0.2
 MAX_THUMBNAILS = 3000
 
+SAMPLE_SIDE = 128
+SAMPLE_STEP_S = 1.0
+MAX_SAMPLES = 1200
+"""Pictures for fingerprints: one a second, or as many as this spread over a video that is longer."""
+
 CANDIDATES = 64
 CANDIDATE_BYTES = 256 << 20
 """Decoded frames held back while it is not known how long the video is: at most so many, and about so many bytes."""
@@ -147,6 +152,7 @@ class Pictures:
         thumbnail_times: seconds, shape (n,).
         width, height: as displayed: after rotation and sample aspect ratio.
         rotation: degrees clockwise the picture was turned to stand upright: 0, 90, 180, 270.
+        samples: upright RGB of 128 x 128, squeezed to that, about one a second; for fingerprints.
         decoded: number of frames.
         duration_s: seconds from the first frame to the end of the last.
         warnings: what was wrong and survivable.
@@ -159,6 +165,7 @@ class Pictures:
     width: int
     height: int
     rotation: int
+    samples: tuple[Still, ...]
     decoded: int
     duration_s: float
     warnings: tuple[str, ...]
@@ -217,6 +224,7 @@ def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> P
     whole_frames: Spread[VideoFrame] = Spread(capacity)
     damaged_frames: Spread[VideoFrame] = Spread(STILLS)
     thumbnails: Spread[Image] = Spread(MAX_THUMBNAILS, THUMBNAIL_STEP_S)
+    samples: Spread[Image] = Spread(MAX_SAMPLES, SAMPLE_STEP_S)
     decoded = damaged = 0
     time = 0.0
     for frame in _frames(container, clip.video_index, warnings):
@@ -231,6 +239,8 @@ def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> P
             whole_frames.add(time, frame)
             if thumbnails.wants(time):
                 thumbnails.add(time, thumbnail_of(frame))
+            if samples.wants(time):
+                samples.add(time, sample_of(frame))
     if not decoded:
         said = "; ".join(warnings) or "its packets hold none"
         raise Permanent(f"no frame of its {clip.video_codec} video decodes ({said}): the file is damaged", "no_frames")
@@ -243,7 +253,7 @@ def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> P
     chosen = (whole_frames if decoded > damaged else damaged_frames).choose(STILLS, end)
     if decoded == damaged:
         thumbnails.add(chosen[0][0], thumbnail_of(chosen[0][1]))
-    return pictures_of(chosen, clip, thumbnails.all(), decoded, end, warnings)
+    return pictures_of(chosen, clip, thumbnails.all(), samples.all(), decoded, end, warnings)
 
 
 def ends_early(end_s: float, clip: Probe) -> list[str]:
@@ -257,6 +267,7 @@ def pictures_of(
     chosen: Sequence[tuple[float, VideoFrame]],
     clip: Probe,
     thumbnails: Sequence[tuple[float, Image]],
+    samples: Sequence[tuple[float, Image]],
     decoded: int,
     duration_s: float,
     warnings: Sequence[str],
@@ -273,6 +284,7 @@ def pictures_of(
         width=height if orientation.transpose else width,
         height=width if orientation.transpose else height,
         rotation=orientation.rotation,
+        samples=tuple(Still(at, image) for at, image in samples),
         decoded=decoded,
         duration_s=duration_s,
         warnings=tuple(warnings),
@@ -311,6 +323,11 @@ def _still(frame: VideoFrame, clip: Probe) -> Image:
 def thumbnail_of(frame: VideoFrame) -> Image:
     """RGB of shape (36, 64, 3), squeezed to that shape and not turned."""
     return to_rgb(frame, THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT, "AREA")
+
+
+def sample_of(frame: VideoFrame) -> Image:
+    """RGB of shape (128, 128, 3), squeezed to that shape and upright."""
+    return Orientation.of(frame).upright(to_rgb(frame, SAMPLE_SIDE, SAMPLE_SIDE, "AREA"))
 
 
 def to_rgb(frame: VideoFrame, width: int, height: int, interpolation: str) -> Image:

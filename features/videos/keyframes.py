@@ -28,6 +28,7 @@ from features.videos.frames import (
     ends_early,
     one_thread,
     pictures_of,
+    sample_of,
     thumbnail_of,
 )
 from features.videos.packets import each_packet
@@ -198,7 +199,8 @@ def decode_keyframes(container: InputContainer, clip: Probe, limits: Limits, lin
     if len(taken) < STILLS // 2 or not pairs or any(run.no_keyframe for run in runs):
         return None
     thumbnails = [(time, thumbnail_of(frame)) for time, frame in taken]
-    return pictures_of(taken, clip, thumbnails, len(line.times), line.end_s, ends_early(line.end_s, clip), pairs)
+    samples = [(time, sample_of(frame)) for time, frame in taken]
+    return pictures_of(taken, clip, thumbnails, samples, len(line.times), line.end_s, ends_early(line.end_s, clip), pairs)
 
 
 def _runs(

@@ -17,6 +17,7 @@ REQUEST_BYTES = 512
 MAX_HEADER_BYTES = 1 << 17
 MAX_WARNINGS = 20
 MAX_SHOTS = 1000
+MAX_FINGERPRINTS = 1200
 MODES = ("exact", "keyframes")
 """How stills are chosen: each from the very middle of its eighth of the video, or a keyframe stands for the eighth it lies in."""
 EXAMINE = "examine"

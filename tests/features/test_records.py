@@ -14,6 +14,7 @@ from features.records import (
     Failure,
     Frame,
     RunRecord,
+    Segment,
     Tag,
     Video,
     VideoFeatures,
@@ -38,6 +39,9 @@ small = st.floats(0, 1, width=32)
         visual_stats=st.lists(small, max_size=8).map(tuple),
         visual_tags=st.lists(st.builds(Tag, text, small), max_size=3).map(tuple),
         fingerprints=st.lists(st.binary(min_size=8, max_size=8), max_size=3).map(tuple),
+        frame_embeddings=st.lists(st.tuples(small, small), max_size=2).map(tuple),
+        speech_segments=st.lists(st.builds(Segment, small, small, text), max_size=2).map(tuple),
+        tempo_bpm=st.none() | small,
     )
 )
 def test_features_survive_a_table(features: VideoFeatures) -> None:

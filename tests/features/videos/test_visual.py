@@ -106,6 +106,7 @@ def test_all_eight_in_order() -> None:
         width=64,
         height=36,
         rotation=0,
+        samples=(),
         decoded=100,
         duration_s=4.0,
         warnings=(),
