@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from features.videos import embedding, speech
+from features.videos import embedding, image_encoder, speech
 from features.videos.extractor import Extractor
 from features.videos.probe import Limits
 from features.weights import WeightsConfig
@@ -41,7 +41,7 @@ def build_extractor(encoders: EncoderConfig, limits: Limits, workers: int) -> Ex
     return Extractor(
         speech.load_transcriber(weights) if encoders.speech and speech.available(weights) is None else None,
         embedding.load_text_encoder(weights) if encoders.text else None,
-        embedding.load_visual_encoder(weights) if encoders.visual else None,
+        image_encoder.load_visual_encoder(weights) if encoders.visual else None,
         limits,
         workers,
         encoders.frames,

@@ -12,7 +12,7 @@ import pytest
 
 from features import weights
 from features.errors import InvalidInput
-from features.videos import embedding
+from features.videos import embedding, image_encoder
 from features.weights import WeightsConfig
 
 Frames = Callable[[str], list[npt.NDArray[np.uint8]]]
@@ -24,8 +24,8 @@ def text(weights_folder: pathlib.Path) -> embedding.MiniLmTextEncoder:
 
 
 @pytest.fixture(scope="module")
-def visual(weights_folder: pathlib.Path) -> embedding.EfficientNetVisualEncoder:
-    return embedding.load_visual_encoder()
+def visual(weights_folder: pathlib.Path) -> image_encoder.ImageEncoder:
+    return image_encoder.load_visual_encoder()
 
 
 class TestText:
@@ -103,71 +103,9 @@ class TestText:
             embedding.load_text_encoder(WeightsConfig(text=str(tmp_path), text_sha256=weights.digest_of(tmp_path))).warm()
 
 
-class TestVisual:
-    """What the image network sees."""
-
-    def test_agrees_with_the_same_network_run_by_tensorflow(self, visual: embedding.EfficientNetVisualEncoder) -> None:
-        """Values of tf.nn.conv2d, depthwise_conv2d ("SAME") and batch_normalization over the checkpoint's tensors."""
-        y, x = np.mgrid[0:224, 0:224]
-        features, probabilities = visual.encode([np.stack([y, x, (3 * y + 5 * x) % 256], -1).astype(np.uint8)])
-        assert np.linalg.norm(features[0]) == pytest.approx(18.143198, abs=1e-3)
-        assert features[0, 2] == pytest.approx(0.0320273, abs=1e-5)
-        assert np.argsort(probabilities[0])[::-1][:3].tolist() == [418, 644, 626]
-        np.testing.assert_allclose(np.sort(probabilities[0])[::-1][:3], [0.3192054, 0.1158604, 0.0552588], atol=1e-5)
-
-    @pytest.mark.parametrize(
-        ("clip", "label", "least"),
-        [
-            ("bee-on-thistle.mp4", "bee", 0.2),
-            ("butterfly-in-sun.mp4", "admiral", 0.5),
-            ("rooftop-drone-360p.mp4", "solar dish", 0.6),
-            ("three-bottles.mp4", "water bottle", 0.2),
-        ],
-    )
-    def test_names_what_clips_show(
-        self, visual: embedding.EfficientNetVisualEncoder, clip_frames: Frames, clip: str, label: str, least: float
-    ) -> None:
-        _, probabilities = visual.encode(clip_frames(clip))
-        mean = dict(zip(visual.labels, probabilities.mean(axis=0), strict=True))
-        assert mean[label] > least
-        assert label in sorted(mean, key=lambda name: -mean[name])[:2]
-
-    def test_any_size_will_do_and_batches_change_nothing(self, visual: embedding.EfficientNetVisualEncoder) -> None:
-        random = np.random.default_rng(1)
-        sizes = [(224, 224), (1, 1), (720, 1280), (17, 400), (300, 30)]
-        images = [random.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
-        features, probabilities = visual.encode(images)
-        assert features.shape == (5, 1280) and probabilities.shape == (5, 1000)
-        assert features.dtype == probabilities.dtype == np.float32
-        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-        for row, image in enumerate(images):
-            np.testing.assert_allclose(visual.encode([image])[0][0], features[row], atol=1e-4)
-
-    def test_no_image_is_no_row(self, visual: embedding.EfficientNetVisualEncoder) -> None:
-        assert [part.shape for part in visual.encode([])] == [(0, 1280), (0, 1000)]
-
-    def test_labels_are_words(self, visual: embedding.EfficientNetVisualEncoder) -> None:
-        assert len(visual.labels) == 1000
-        assert (visual.labels[0], visual.labels[309], visual.labels[999]) == ("tench", "bee", "toilet tissue")
-
-    def test_labels_must_fit_the_network(self, weights_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-        (tmp_path / "labels.txt").write_text("cat\ndog\n")
-        with pytest.raises(InvalidInput, match=r"names 2 classes.*knows 1000"):
-            embedding.load_visual_encoder(WeightsConfig(labels=str(tmp_path / "labels.txt"))).warm()
-
-
-def test_the_square_is_the_middle_one() -> None:
-    image = np.zeros((10, 30, 3), np.uint8)
-    image[:, 10:20] = 200
-    assert (embedding.central_square(image, 4) == 200).all()
-    assert (embedding.central_square(image.transpose(1, 0, 2), 12) == 200).all()
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
-def test_models_opened_before_a_fork_work_after_it(
-    text: embedding.MiniLmTextEncoder, visual: embedding.EfficientNetVisualEncoder
-) -> None:
+def test_models_opened_before_a_fork_work_after_it(text: embedding.MiniLmTextEncoder, visual: image_encoder.ImageEncoder) -> None:
     text.warm()
     visual.warm()
     child = os.fork()
@@ -183,7 +121,7 @@ def test_models_opened_before_a_fork_work_after_it(
 
 def test_nothing_is_downloaded_when_weights_are_missing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDATTR_WEIGHTS", str(tmp_path))
-    for load in (embedding.load_text_encoder, embedding.load_visual_encoder):
+    for load in (embedding.load_text_encoder, image_encoder.load_visual_encoder):
         with pytest.raises(InvalidInput, match="vidattr weights install"):
             load()
     assert list(tmp_path.iterdir()) == []
