@@ -98,6 +98,7 @@ class Video:
     language: str = ""
     transcript: str | None = None
     embedding: tuple[float, ...] | None = None
+    frame_embeddings: tuple[tuple[float, ...], ...] = ()
     extra: str = "{}"
 
     SCHEMA: ClassVar[pa.Schema] = pa.schema(
@@ -112,6 +113,7 @@ class Video:
             _field("language", pa.string(), "BCP 47, empty when unknown"),
             _field("transcript", pa.string(), "wins over speech recognition when given", True),
             _field("embedding", pa.list_(pa.float32()), "replaces the built-in visual embedding when given", True),
+            _field("frame_embeddings", pa.list_(pa.list_(pa.float32())), "where `embedding` is given a frame: those"),
             _field("extra", pa.string(), "every other column of the manifest, as a JSON object"),
         ]
     )
@@ -132,7 +134,8 @@ class Video:
         """Digest of everything in the row that no annotator is shown: a change of it needs no decoding and asks nobody again."""
         published = "" if self.published_at is None else self.published_at.isoformat()
         embedding = "" if self.embedding is None else ",".join(map(repr, self.embedding))
-        return digest(self.uri, self.creator_id, published, self.extra, embedding)
+        frames = [repr(self.frame_embeddings)] if self.frame_embeddings else []
+        return digest(self.uri, self.creator_id, published, self.extra, embedding, *frames)
 
     def content_key(self, content_hash: str) -> str:
         """Identity of what can be seen and read of this video: its bytes and its manifest text.
@@ -312,6 +315,7 @@ class Annotation:
     run_id: str = ""
     raw_probability: float | None = None
     moments: tuple[Moment, ...] = ()
+    carried_from: str = ""
 
     SCHEMA: ClassVar[pa.Schema] = pa.schema(
         [
@@ -337,6 +341,7 @@ class Annotation:
             _field("run_id", pa.string(), "the run that wrote this row"),
             _field("raw_probability", pa.float32(), "`probability` as the annotator gave it, before any calibration", True),
             _field("moments", pa.list_(_MOMENT), "seconds that carry the verdict, where the annotator names them"),
+            _field("carried_from", pa.string(), "the near-duplicate that was asked about instead; empty: this video was"),
         ]
     )
 
@@ -367,6 +372,38 @@ class Failure:
             _field("attempts", pa.int32(), "how often it was tried in this run; 0: carried over unchanged"),
             _field("last_reply_digest", pa.string(), "digest of the last reply, empty when there was none"),
             _field("failed_at", _UTC, "when", True),
+            _field("run_id", pa.string(), "the run that wrote this row"),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A video that is a copy of another one, the lead of its group; a lead has no row.
+
+    Groups are made anew by every run: only the rows of the newest one count.
+    """
+
+    video_id: str
+    lead_id: str
+    content_hash: str
+    lead_content_hash: str
+    overlap: float
+    shift_s: float
+    distance_bits: float
+    found_at: datetime | None = None
+    run_id: str = ""
+
+    SCHEMA: ClassVar[pa.Schema] = pa.schema(
+        [
+            _field("video_id", pa.string(), "the manifest's id"),
+            _field("lead_id", pa.string(), "the video of its group that is asked about"),
+            _field("content_hash", pa.string(), "the bytes that were compared (VideoFeatures.content_hash)"),
+            _field("lead_content_hash", pa.string(), "those of the lead"),
+            _field("overlap", pa.float32(), "share of the shorter one's pictures that the other one has too, 0 to 1"),
+            _field("shift_s", pa.float32(), "seconds after the lead's beginning at which this one begins; below 0: before it"),
+            _field("distance_bits", pa.float32(), "mean distance of fingerprints that lie together, bits"),
+            _field("found_at", _UTC, "when", True),
             _field("run_id", pa.string(), "the run that wrote this row"),
         ]
     )
@@ -442,7 +479,7 @@ class RunRecord:
 
     Attributes:
         run_id: sorts by start time.
-        stage: extract, annotate, distill, score, materialize or run.
+        stage: extract, duplicates, annotate, distill, score, materialize or run.
         arguments: what was asked, secrets left out.
         versions: of the code, the extractor, models and libraries that decided the result.
         counts: of videos.
@@ -496,8 +533,8 @@ class RunRecord:
         return cls(**document)
 
 
-Row = Video | VideoFeatures | Annotation | Failure | ResolvedAttribute
-R = TypeVar("R", Video, VideoFeatures, Annotation, Failure, ResolvedAttribute)
+Row = Video | VideoFeatures | Annotation | Failure | Duplicate | ResolvedAttribute
+R = TypeVar("R", Video, VideoFeatures, Annotation, Failure, Duplicate, ResolvedAttribute)
 
 _NESTED: dict[tuple[type, str], type] = {
     (VideoFeatures, "frames"): Frame,

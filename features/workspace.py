@@ -2,7 +2,8 @@
 
     WORKSPACE/vidattr.yaml                configuration, optional
     WORKSPACE/runs/RUN_ID.json            run records, each written last
-    WORKSPACE/TABLE/RUN_ID/PART.parquet   features, annotations, failures, resolved
+    WORKSPACE/TABLE/RUN_ID/PART.parquet   features, duplicates, annotations, failures, resolved
+    WORKSPACE/apart.csv                   near-duplicates that a person has taken apart, optional
     WORKSPACE/answers.sqlite              every reply ever paid for (law 2)
     WORKSPACE/students/                   distilled models
     WORKSPACE/feast/                      registry, offline and online store
@@ -27,13 +28,16 @@ import pyarrow.parquet as pq
 
 from features import storage
 from features.errors import InvalidInput
-from features.records import Annotation, Failure, R, ResolvedAttribute, RunRecord, VideoFeatures, digest, from_table
+from features.records import Annotation, Duplicate, Failure, R, ResolvedAttribute, RunRecord, VideoFeatures, digest, from_table
 
-Table = Literal["features", "annotations", "failures", "resolved"]
+Table = Literal["features", "duplicates", "annotations", "failures", "resolved"]
 CLOCK_SLACK = timedelta(minutes=5)
 """How far clocks of different machines may lie apart."""
-RECORD_OF: dict[str, type[VideoFeatures] | type[Annotation] | type[Failure] | type[ResolvedAttribute]] = {
+RECORD_OF: dict[
+    str, type[VideoFeatures] | type[Duplicate] | type[Annotation] | type[Failure] | type[ResolvedAttribute]
+] = {
     "features": VideoFeatures,
+    "duplicates": Duplicate,
     "annotations": Annotation,
     "failures": Failure,
     "resolved": ResolvedAttribute,
@@ -126,6 +130,11 @@ class Workspace:
             for relative in record.files.get(table, ()):
                 found.setdefault(relative, TableFile(self.path(relative), record.run_id, order))
         return list(found.values())
+
+    def newest_files(self, table: Table, stage: str) -> list[str]:
+        """Absolute paths of a table's files of the newest run of a stage, for a table that every run makes anew."""
+        newest = self.runs(stage)[-1:]
+        return [self.path(relative) for record in newest for relative in record.files.get(table, ())]
 
     def orphans(self, table: Table) -> list[str]:
         """Relative paths of whole files that no run record names: what a killed run left, or what is being written now."""

@@ -69,6 +69,7 @@ def video_from_json(text: str) -> Video:
     row["published_at"] = row["published_at"] and datetime.fromisoformat(row["published_at"])
     for name in ("hashtags", "embedding"):
         row[name] = None if row[name] is None else tuple(row[name])
+    row["frame_embeddings"] = tuple(map(tuple, row["frame_embeddings"]))
     return Video(**row)
 
 
@@ -139,16 +140,17 @@ def carried_over(known: KnownRow, video: Video, run_id: str, now: datetime) -> V
     table = _rows_of(known.path)
     rows = from_table(table.filter(pc.equal(table["video_id"], video.video_id)), VideoFeatures)
     row = latest(rows)[video.video_id]
-    embedding = row.visual_embedding if video.embedding is None else video.embedding
+    own = video.embedding is not None
     return replace(
         row,
         row_digest=video.row_digest,
-        own_embedding=video.embedding is not None,
+        own_embedding=own,
         uri=video.uri,
         creator_id=video.creator_id,
         published_at=video.published_at,
         extra=video.extra,
-        visual_embedding=embedding,
+        visual_embedding=row.visual_embedding if video.embedding is None else video.embedding,
+        frame_embeddings=video.frame_embeddings if own else row.frame_embeddings,
         extracted_at=now,
         run_id=run_id,
     )

@@ -138,7 +138,7 @@ class ImageEncoder:
         probabilities: list[Floats] = []
         for start in range(0, len(images), size):
             some = images[start : start + size]
-            answers = network.run(prepared([*some, *some[-1:] * (size - len(some))], network.image, self._settings))
+            answers = network.run(prepared([*some, *[some[-1]] * (size - len(some))], network.image, self._settings))
             rows.append(self._checked(answers[embedding], len(some)))
             if classes:
                 probabilities.append(self._checked(answers[classes], len(some)))
@@ -165,7 +165,7 @@ def prepared(images: Sequence[Image], wanted: ImageInput, settings: VisualSettin
     """
     batch: npt.NDArray[Any] = np.stack([middle(image, wanted.height, wanted.width) for image in images])
     if wanted.number is not np.uint8:
-        mean, std = np.float32(settings.mean), np.float32(settings.std)
+        mean, std = np.array(settings.mean, np.float32), np.array(settings.std, np.float32)
         batch = ((batch.astype(np.float32) / np.float32(255) - mean) / std).astype(wanted.number)
     return np.ascontiguousarray(batch.transpose(0, 3, 1, 2)) if wanted.channels_first else batch
 

@@ -22,7 +22,13 @@ USUAL_SIDE = 224
 BATCH = 2
 """Images a call, where the network leaves it open: more are no faster on one core, and take 10 MB each."""
 SAVED_MODEL = "saved_model.pb"
-NUMBERS = {"uint8": np.uint8, "float": np.float32, "float32": np.float32, "float16": np.float16, "half": np.float16}
+NUMBERS: dict[str, type[np.number[Any]]] = {
+    "uint8": np.uint8,
+    "float": np.float32,
+    "float32": np.float32,
+    "float16": np.float16,
+    "half": np.float16,
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class OnnxNetwork:
         number = asked.type.removeprefix("tensor(").removesuffix(")")
         self.image = image_input(path, asked.name, list(asked.shape), number, side)
         flat = [each for each in self._session.get_outputs() if len(each.shape) in (0, 2)]
-        self.outputs = {each.name: _width(each.shape) for each in flat}
+        self.outputs: Mapping[str, int] = {each.name: _width(each.shape) for each in flat}
         self._names = [each.name for each in flat]
 
     def run(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
@@ -138,7 +144,9 @@ class SavedModelNetwork:
         self.image = image_input(place, asked_name, asked.shape.as_list(), asked.dtype.name, side)
         answers = self._signature.structured_outputs
         flat = {name: spec for name, spec in sorted(answers.items()) if spec.shape.rank in (None, 2)}
-        self.outputs = {name: int(spec.shape[1] or 0) if spec.shape.rank else 0 for name, spec in flat.items()}
+        self.outputs: Mapping[str, int] = {
+            name: int(spec.shape[1] or 0) if spec.shape.rank else 0 for name, spec in flat.items()
+        }
         self._tensor = tf.constant
 
     def run(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:

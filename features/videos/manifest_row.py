@@ -31,9 +31,10 @@ MAX_CHARACTERS = {
 MAX_HASHTAGS = 200
 MAX_HASHTAG_CHARACTERS = 200
 MAX_EMBEDDING = 8192
+MAX_FRAME_EMBEDDINGS = 64
 MAX_EXTRA_CHARACTERS = 65_536
 
-_FIELDS = frozenset(Video.SCHEMA.names) - {"extra"}
+_FIELDS = frozenset(Video.SCHEMA.names) - {"extra", "frame_embeddings"}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
 
@@ -89,6 +90,7 @@ class RowParser:
         if from_text:
             raw = {name: None if name in _FIELDS and value == "" else value for name, value in raw.items()}
         video_id = _video_id(raw)
+        embedding, frame_embeddings = _embeddings(raw.get("embedding"), from_text)
         return Video(
             video_id=video_id,
             uri=self._uri(raw.get("uri"), listed),
@@ -99,7 +101,8 @@ class RowParser:
             published_at=_moment(raw.get("published_at")),
             language=_language(raw),
             transcript=_text(raw, "transcript"),
-            embedding=_embedding(raw.get("embedding"), from_text),
+            embedding=embedding,
+            frame_embeddings=frame_embeddings,
             extra=_extra(raw),
         )
 
@@ -218,14 +221,29 @@ def _language(raw: Mapping[str, Any]) -> str:
     return value
 
 
-def _embedding(value: Any, from_text: bool) -> tuple[float, ...] | None:
+Vector = tuple[float, ...]
+
+
+def _embeddings(value: Any, from_text: bool) -> tuple[Vector | None, tuple[Vector, ...]]:
+    """One vector of a video; or one of each of its frames, of which it is the mean."""
     if value is None:
-        return None
+        return None, ()
     if from_text:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise Problem(f"embedding {_brief(value)} is no JSON list: write [0.1, -0.2]") from error
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        if len(value) > MAX_FRAME_EMBEDDINGS:
+            raise Problem(f"embedding has {len(value)} vectors, at most {MAX_FRAME_EMBEDDINGS} are allowed: keep fewer frames")
+        vectors = tuple(map(_vector, value))
+        if len(set(map(len, vectors))) > 1:
+            raise Problem("embedding has vectors of different lengths, one a frame: write them all by the same model")
+        return tuple(float(each) for each in np.mean(vectors, axis=0)), vectors
+    return _vector(value), ()
+
+
+def _vector(value: Any) -> Vector:
     if not isinstance(value, list):
         raise Problem(f"embedding {_brief(value)} is {_kind(value)}, not a list: write [0.1, -0.2], or null")
     if not 1 <= len(value) <= MAX_EMBEDDING:

@@ -205,6 +205,7 @@ def test_what_a_killed_run_had_finished_is_adopted(sample: pathlib.Path, repo_ro
         published_at=st.none() | st.datetimes(min_value=datetime(1990, 1, 1)),
         transcript=st.none() | st.text(),
         embedding=st.none() | st.lists(st.floats(allow_nan=False, allow_infinity=False)).map(tuple),
+        frame_embeddings=st.lists(st.tuples(st.floats(allow_nan=False))).map(tuple),
     )
 )
 def test_rows_survive_the_shuffle(video: Video) -> None:

@@ -164,6 +164,10 @@ def test_parquet_time_stamps_and_long_csv_cells(folder: pathlib.Path) -> None:
         ({"embedding": [1e39]}, ["embedding", "1e+39"]),
         ({"embedding": [10**400]}, ["embedding"]),
         ({"embedding": {"0": 1}}, ["embedding", "object"]),
+        ({"embedding": [[1.0, 2.0], [1.0]]}, ["embedding", "different lengths"]),
+        ({"embedding": [[1.0], 2.0]}, ["embedding", "number"]),
+        ({"embedding": [[1.0]] * 65}, ["embedding", "65 vectors"]),
+        ({"embedding": [[[1.0]]]}, ["embedding", "[1.0]"]),
         ({"score": float("nan")}, ["score", "nan"]),
         ({"blob": "x" * 70_000}, ["other columns", "65536"]),
     ],
@@ -380,6 +384,13 @@ def test_notes_say_what_is_missing_and_mixed(folder: pathlib.Path) -> None:
     assert "1 of 2 videos point at no file: gone" in notes[0] and "different lengths" in notes[1]
 
 
+def test_an_embedding_may_be_given_a_frame(folder: pathlib.Path) -> None:
+    (one,) = load_manifest(jsonl(folder, row(embedding=[[1.0, 0.0], [0.0, 2.0]]))).videos
+    assert one.embedding == (0.5, 1.0) and one.frame_embeddings == ((1.0, 0.0), (0.0, 2.0))
+    (mean,) = load_manifest(jsonl(folder, row(embedding=[0.5, 1.0]))).videos
+    assert mean.frame_embeddings == () and mean.row_digest != one.row_digest
+
+
 def test_reading_is_lazy(folder: pathlib.Path) -> None:
     path = jsonl(folder, row())
     with open(path, "ab") as file:
@@ -440,7 +451,7 @@ def test_good_rows_come_back_whole(video: Video) -> None:
     raw = {
         name: value.isoformat() if isinstance(value, datetime) else list(value) if isinstance(value, tuple) else value
         for name, value in vars(video).items()
-        if name != "extra"
+        if name not in ("extra", "frame_embeddings")
     }
     assert RowParser("/media", ("/media",)).video(json.loads(json.dumps(raw))) == video
 
