@@ -16,6 +16,7 @@ import features  # noqa: F401  (environment variables before heavy imports)
 
 NAMES = {
     "first-result": "first_result",
+    "extract": "extract",
     "online": "online",
     "materialize": "materialize",
     "transform": "transform",

@@ -14,12 +14,14 @@ import yaml
 from features import storage
 from features.annotators.settings import ModelSettings, PaceSettings, PromptSettings
 from features.errors import InvalidInput
+from features.videos.image_encoder import VisualSettings
 from features.videos.probe import Limits
 from features.videos.wire import MODES as FRAME_MODES
 from features.weights import WeightsConfig
 from features.workspace import Workspace
 
 FILE = "vidattr.yaml"
+PARTS = ("all", "evidence")
 RANGES = {"workers": (1, 64), "max_age_days": (0, 36500)}
 """The least and the most that a setting may be: processes that one machine can bear, and a century."""
 
@@ -56,6 +58,8 @@ class Configuration:
         online_store: sqlite, or redis://HOST:PORT.
         speech: recognise speech where a manifest has no transcript.
         frames: how stills are chosen: exact (everything is decoded), or keyframes (faster: one stands for its neighbourhood).
+        visual: how a picture encoder of your own is shown pictures; see `features.videos.image_encoder.VisualSettings`.
+        parts: all, or `evidence`: of speech, on-screen text and pictures only what some attribute in force admits as evidence.
         workers: videos decoded at the same time in a process, 1 to 64.
         max_age_days: an online value older than this is marked stale; 0: never; at most 36500.
         limits: what a video may be; see `features.videos.probe.Limits`.
@@ -74,6 +78,8 @@ class Configuration:
     online_store: str = "sqlite"
     speech: bool = True
     frames: str = "exact"
+    visual: VisualSettings = field(default_factory=VisualSettings)
+    parts: str = "all"
     workers: int = 2
     max_age_days: float = 0.0
     limits: Limits = field(default_factory=Limits)
@@ -87,6 +93,8 @@ class Configuration:
                 raise InvalidInput(f"{name} is {value!r}; write a number from {least} to {most}")
         if self.frames not in FRAME_MODES:
             raise InvalidInput(f"frames is {self.frames!r}; write one of {', '.join(FRAME_MODES)}")
+        if self.parts not in PARTS:
+            raise InvalidInput(f"parts is {self.parts!r}; write one of {', '.join(PARTS)}")
 
 
 def load_configuration(workspace: Workspace, **flags: Any) -> Configuration:

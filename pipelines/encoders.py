@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+from features.attributes.definition import AttributeDefinition, Evidence
 from features.videos import embedding, image_encoder, speech
 from features.videos.extractor import Extractor
+from features.videos.image_encoder import VisualSettings
 from features.videos.probe import Limits
 from features.weights import WeightsConfig
 from pipelines.configuration import Configuration
@@ -21,6 +24,7 @@ class EncoderConfig:
         visual: embed and tag frames.
         text: embed text.
         frames: how stills are chosen, one of `features.videos.wire.MODES`.
+        looking: how a visual encoder of one's own is shown pictures, and whether each still's embedding is kept.
     """
 
     weights: WeightsConfig = field(default_factory=WeightsConfig)
@@ -28,11 +32,33 @@ class EncoderConfig:
     visual: bool = True
     text: bool = True
     frames: str = "exact"
+    looking: VisualSettings = field(default_factory=VisualSettings)
 
 
-def encoders_of(settings: Configuration) -> EncoderConfig:
-    """What a workspace's settings say of it."""
-    return EncoderConfig(weights=settings.weights, speech=settings.speech, frames=settings.frames)
+NEEDED_FOR: dict[str, frozenset[Evidence]] = {
+    "speech": frozenset(["transcript"]),
+    "visual": frozenset(["frames", "tags"]),
+}
+"""Evidence that each part brings. A part that is not named here is always there: text, and what decoding itself gives."""
+
+
+def encoders_of(settings: Configuration, definitions: Sequence[AttributeDefinition] = ()) -> EncoderConfig:
+    """What a workspace's settings say of it.
+
+    Args:
+        settings: of the workspace.
+        definitions: the attributes in force. With `parts: evidence` what none of them admits is not looked for; without any
+            definition, everything is.
+    """
+    encoders = EncoderConfig(weights=settings.weights, speech=settings.speech, frames=settings.frames, looking=settings.visual)
+    return narrowed(encoders, definitions) if settings.parts == "evidence" and definitions else encoders
+
+
+def narrowed(encoders: EncoderConfig, definitions: Sequence[AttributeDefinition]) -> EncoderConfig:
+    """The same with those parts off whose evidence no definition admits."""
+    admitted = {place for definition in definitions for place in definition.evidence}
+    unneeded = [name for name, evidence in NEEDED_FOR.items() if not evidence & admitted]
+    return replace(encoders, **dict.fromkeys(unneeded, False))
 
 
 def build_extractor(encoders: EncoderConfig, limits: Limits, workers: int) -> Extractor:
@@ -41,7 +67,7 @@ def build_extractor(encoders: EncoderConfig, limits: Limits, workers: int) -> Ex
     return Extractor(
         speech.load_transcriber(weights) if encoders.speech and speech.available(weights) is None else None,
         embedding.load_text_encoder(weights) if encoders.text else None,
-        image_encoder.load_visual_encoder(weights) if encoders.visual else None,
+        image_encoder.load_visual_encoder(weights, encoders.looking) if encoders.visual else None,
         limits,
         workers,
         encoders.frames,

@@ -228,7 +228,7 @@ def _build(pipeline: beam.Pipeline, config: LaunchConfig) -> None:
                 videos=config.videos,
                 roots=config.roots,
                 retry_failed=config.retry_failed,
-                encoders=encoders_of(settings),
+                encoders=encoders_of(settings, config.definitions),
                 limits=settings.limits,
                 workers=settings.workers,
                 rows_per_file=ROWS_PER_FILE,

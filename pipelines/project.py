@@ -113,7 +113,7 @@ class Project:
             self.videos,
             self.roots,
             retry_failed,
-            encoders_of(settings),
+            encoders_of(settings, self.definitions if settings.parts == "evidence" else ()),
             settings.limits,
             settings.workers,
             header=self._header(),

@@ -114,9 +114,7 @@ def _launch(
         found = launch_plan.checks(config)
     launch_plan.require(found)
     if stage == "score":
-        from features.attributes.loading import load_definitions
-
-        config = replace(config, definitions=load_definitions(os.path.join(feature_repo, "attributes")))
+        config = _with_definitions(config, feature_repo)
     logging.getLogger().setLevel(logging.ERROR)  # Beam warns of everything it guesses; what matters is raised.
     logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.CRITICAL + 1)  # It logs what it raises, too.
     if not dry_run:
@@ -128,6 +126,8 @@ def _launch(
             from pipelines.configuration import load_configuration
 
             config = replace(config, settings=load_configuration(Workspace(config.workspace)))
+            if stage == "extract" and config.settings and config.settings.parts == "evidence":
+                config = _with_definitions(config, feature_repo)
         found = [*launch_plan.checks(config), *access]
         launch_plan.require(found)
     words = launch_plan.plan(config)
@@ -194,6 +194,14 @@ def _refuse_model_options(stage: str, given: Mapping[str, Any]) -> None:
     named = sorted(name for name, value in given.items() if value)
     if named:
         raise InvalidInput(f"{stage} asks no annotator: leave out the options about {', '.join(named)}, which are for annotate")
+
+
+def _with_definitions(config: LaunchConfig, feature_repo: str) -> LaunchConfig:
+    from dataclasses import replace
+
+    from features.attributes.loading import load_definitions
+
+    return replace(config, definitions=load_definitions(os.path.join(feature_repo, "attributes")))
 
 
 def _asking(config: LaunchConfig, settings: str, feature_repo: str, flags: Mapping[str, Any]) -> LaunchConfig:

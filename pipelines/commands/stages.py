@@ -28,19 +28,21 @@ OnlyAttributes = Annotated[list[str] | None, typer.Option("--attribute", "-a", h
 def extract(
     videos: Videos,
     workspace: WorkspacePath = DEFAULT_WORKSPACE,
+    feature_repo: FeatureRepo = DEFAULT_FEATURE_REPO,
     root: Roots = None,
     retry_failed: RetryFailed = False,
     as_json: Json = False,
     beam_args: BeamArgs = None,
 ) -> None:
-    """Decode videos into features: frames, sound, speech, embeddings, fingerprints.
+    """Decode videos into features: frames, sound, speech, on-screen text, embeddings, fingerprints.
 
     What is done already (same bytes, same title, same extractor) is not done again. A file that does not decode becomes a
-    dead letter.
+    dead letter. The attributes of the feature repository matter only where vidattr.yaml says `parts: evidence`: then what none
+    of them admits as evidence is not looked for.
     """
     from pipelines.project import Project
 
-    project = Project(workspace, videos=videos, roots=tuple(root or ()), beam_args=tuple(beam_args or ()))
+    project = Project(workspace, feature_repo, videos=videos, roots=tuple(root or ()), beam_args=tuple(beam_args or ()))
     end_stage(lambda quiet: project.extract(retry_failed, quiet), as_json, workspace, "annotate")
 
 

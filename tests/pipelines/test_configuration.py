@@ -37,6 +37,8 @@ def test_the_file_is_read_and_flags_win(tmp_path: pathlib.Path) -> None:
         ("a: [", "not YAML"),
         ("workers: 0", "workers is 0; write a number from 1 to 64"),
         ("frames: fast", "frames is 'fast'; write one of exact, keyframes"),
+        ("visual: {mean: [1, 2]}", r"visual\.mean is \[1, 2\]; write one or three numbers"),
+        ("parts: some", "parts is 'some'; write one of all, evidence"),
         ("workers: -1", "workers is -1; write a number from 1 to 64"),
         ("pace: {in_flight: 0}", "in_flight is 0; write a number from 1 to 4096"),
         ("pace: {inflight: 9}", r"pace\.inflight is no setting; did you mean pace\.in_flight\?"),

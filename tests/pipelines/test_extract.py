@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from datetime import datetime
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +27,7 @@ from pipelines import extract, stopping
 from pipelines.encoders import EncoderConfig
 from pipelines.extract import ExtractConfig, reusable, video_from_json, video_to_json
 
-BARE = EncoderConfig(speech=False, visual=False, text=False)
+BARE = EncoderConfig(**dict.fromkeys((name for name, kind in EncoderConfig.__annotations__.items() if kind == "bool"), False))
 
 SCRIPT = """
 import sys
@@ -264,3 +269,37 @@ def test_a_killed_runs_rows_that_nobody_wants_any_more_stay_out(corpus: pathlib.
     assert extract.run(config(workspace, manifest)).counts.reused == 6
     titles = {name: row.title for name, row in latest(workspace.rows(VideoFeatures)).items()}
     assert titles == {row["video_id"]: "new" if row is rows[0] else row["title"] for row in rows}
+
+
+@pytest.mark.soak
+def test_memory_is_flat_over_two_thousand_videos(sample: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """This process and its children, decoding and encoding pictures: no more in the last quarter of the run than in the second."""
+    rows = [json.loads(line) for line in (sample / "manifest.jsonl").read_text().splitlines()]
+    with (sample / "many.jsonl").open("w") as file:
+        for at in range(2_000):
+            file.write(json.dumps({**rows[at % len(rows)], "video_id": f"v{at:04}"}) + "\n")
+    used: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        me = psutil.Process()
+        while not done.wait(0.5):
+            total = me.memory_info().rss
+            for child in me.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += child.memory_info().rss
+            used.append(total >> 20)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        encoders = replace(BARE, visual=True)
+        record = extract.run(config(Workspace(str(tmp_path / "w")), sample / "many.jsonl", encoders=encoders))
+    finally:
+        done.set()
+        watcher.join()
+    quarter = len(used) // 4
+    second, last = (statistics.median(part) for part in (used[quarter : 2 * quarter], used[-quarter:]))
+    print(f"2,000 videos in {record.timings['total']:.0f} s, MiB in the second quarter {second:.0f}, in the last {last:.0f}")
+    assert record.counts == Counts(2_000, 2_000, 0, 0)
+    assert last < second * 1.05 + 32, used[:: max(1, len(used) // 40)]
