@@ -17,6 +17,8 @@ import features  # noqa: F401  (environment variables before heavy imports)
 NAMES = {
     "first-result": "first_result",
     "extract": "extract",
+    "words": "words",
+    "near-duplicates": "near_duplicates",
     "online": "online",
     "materialize": "materialize",
     "transform": "transform",
@@ -28,7 +30,7 @@ NAMES = {
     "end-to-end": "end_to_end",
     "local-llm": "local_llm",
 }
-ONLY_BY_NAME = ("local-llm",)
+ONLY_BY_NAME = ("local-llm", "near-duplicates")
 """They take long, or need what is not installed by itself."""
 RESULTS = pathlib.Path(__file__).with_name("results.jsonl")
 VERSIONS = ("apache-beam", "tensorflow", "feast", "redis", "av")

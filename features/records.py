@@ -278,7 +278,7 @@ class VideoFeatures:
             _field("visual_embedding", pa.list_(pa.float32()), "mean over frames, or the manifest's column"),
             _field("frame_embeddings", pa.list_(pa.list_(pa.float32())), "of each of `frames`; empty unless they are asked for"),
             _field("visual_tags", pa.list_(_TAG), "confident things seen, highest probability first"),
-            _field("fingerprints", pa.list_(pa.binary()), "64-bit perceptual hashes over the whole clip, 8 bytes each"),
+            _field("fingerprints", pa.list_(pa.binary()), "perceptual hashes over the clip, 50 bytes each"),
             _field("fingerprint_times_s", pa.list_(pa.float32()), "seconds, of each of `fingerprints`"),
             _field("decode_warnings", pa.list_(pa.string()), "what was wrong with the file but survivable"),
             _field("extracted_at", _UTC, "when", True),

@@ -32,7 +32,7 @@ from pipelines import annotators, stopping
 from pipelines.annotators import ANSWERS, LOCK, Whose
 from pipelines.asking import Window
 from pipelines.counters import live
-from pipelines.forecasting import ForecastRun, as_bytes
+from pipelines.forecasting import ForecastRun, Requests, as_bytes
 from pipelines.io import CommitRun, WriteTable, at_bundle_end, finish, tallies, to_batch
 from pipelines.options import beam_options, check_place, make_pipeline
 from pipelines.planning import STAGE, AnnotateConfig, Plan, Question, dead_letters
@@ -60,7 +60,7 @@ class AskFn(beam.DoFn):
         annotator = annotators.acquire(self._config.annotator, self._config.workspace)
         self._whose = Whose.of(annotator)
         self._halted = ""
-        self._window: Window[tuple[VideoFeatures, Question]] = Window(annotator, self._config.annotator.window, self._finish)
+        self._window: Window[tuple[VideoFeatures, list[Question]]] = Window(annotator, self._config.annotator.window, self._finish)
 
     def start_bundle(self) -> None:
         self._rows: list[Annotation] = []
@@ -73,22 +73,23 @@ class AskFn(beam.DoFn):
 
     def process(self, element: tuple[str, Iterable[str]]) -> Iterator[Any]:
         path, texts = element
-        questions = {question.video_id: question for question in map(Question.from_json, texts)}
+        questions: dict[str, list[Question]] = {}
+        for question in sorted(map(Question.from_json, texts), key=lambda each: (each.about, each.video_id)):
+            questions.setdefault(question.subject, []).append(question)
         if self._halted or stopping.requested():
-            for question in questions.values():
-                self._pending(self._halted or STOPPED, len(question.asked))
-                self._outcomes(question, pending=len(question.asked))
+            for together in questions.values():
+                self._all_pending(together, self._halted or STOPPED)
             return
         table = read_parquet(path)
         table = table.filter(pc.is_in(table["video_id"], pa.array(list(questions), pa.string())))
         for video in latest(from_table(table, VideoFeatures)).values():
-            question = questions[video.video_id]
+            together = questions[video.video_id]
             if stopping.requested():
-                self._pending(STOPPED, len(question.asked))
-                self._outcomes(question, pending=len(question.asked))
+                self._all_pending(together, STOPPED)
                 continue
-            request = AnnotationRequest(video, tuple(self._definitions[name] for name in question.asked))
-            yield from self._window.ask((video, question), request)
+            wanted = {name for question in together for name in question.asked}
+            request = AnnotationRequest(video, tuple(each for name, each in self._definitions.items() if name in wanted))
+            yield from self._window.ask((video, together), request)
             if len(self._rows) >= ROWS:
                 yield from self._flush()
 
@@ -111,38 +112,49 @@ class AskFn(beam.DoFn):
         live.add_all(STAGE, amounts)
         self._counted.update(amounts)
 
-    def _finish(self, about: tuple[VideoFeatures, Question], future: Future[AnnotationReply]) -> Iterator[Any]:
-        video, question = about
+    def _finish(self, about: tuple[VideoFeatures, list[Question]], future: Future[AnnotationReply]) -> Iterator[Any]:
+        """What one request gives to the video that it was about, and to each that was asked about through it."""
+        video, together = about
         try:
             reply = future.result()
         except Permanent as error:
-            yield from self._dead(video, [(name, error.kind, str(error), "") for name in question.asked])
-            self._outcomes(question, dead_lettered=len(question.asked))
+            for question in together:
+                yield from self._dead(video, question, [(name, error.kind, str(error), "") for name in question.asked])
+                self._outcomes(question, dead_lettered=len(question.asked))
             return
         except (Transient, Halted) as error:
             if isinstance(error, Unavailable | Stopped):
                 self._halted = str(error)  # nobody will be asked any more: the rest is not even read
-            self._pending(str(error), len(question.asked))
-            self._outcomes(question, pending=len(question.asked))
+            self._all_pending(together, str(error))
             return
-        now = datetime.now(UTC)
-        rows = [self._annotation(video, answer, now) for answer in reply.answers]
-        self._rows += rows
-        if reply.refusals:
-            yield from self._dead(video, [(r.attribute, r.kind, r.message, r.reply_digest) for r in reply.refusals])
         self._paid(reply.spent)
-        stored = sum(answer.reused for answer in reply.answers)
-        refused = len({refusal.attribute for refusal in reply.refusals})
-        pending = len(question.asked) - len(rows) - refused
+        now = datetime.now(UTC)
+        for question in together:
+            yield from self._share(video, question, reply, now)
+
+    def _share(self, video: VideoFeatures, question: Question, reply: AnnotationReply, now: datetime) -> Iterator[Any]:
+        """What a reply about `video` says to the questions about one video."""
+        answers = [answer for answer in reply.answers if answer.attribute in question.asked]
+        refusals = [refusal for refusal in reply.refusals if refusal.attribute in question.asked]
+        self._rows += [self._annotation(video, question, answer, now) for answer in answers]
+        if question.about and answers:
+            self._tallies["detail/carried over"] += len(answers)
+        if refusals:
+            yield from self._dead(video, question, [(r.attribute, r.kind, r.message, r.reply_digest) for r in refusals])
+        stored = sum(answer.reused for answer in answers)
+        refused = len({refusal.attribute for refusal in refusals})
+        pending = len(question.asked) - len(answers) - refused
         if pending:
             self._pending(reply.why_pending or "no answer", pending)
-        self._outcomes(question, len(rows) - stored, stored, refused, pending)
+        self._outcomes(question, len(answers) - stored, stored, refused, pending)
 
-    def _annotation(self, video: VideoFeatures, answer: Answer, now: datetime) -> Annotation:
+    def _annotation(self, video: VideoFeatures, question: Question, answer: Answer, now: datetime) -> Annotation:
+        """What was answered about `video`, as an answer to a question. One that is carried over cost nothing; seconds of another
+        video, which may begin elsewhere, are no moments of it."""
         definition, by = self._definitions[answer.attribute], answer.by or self._whose.first
-        paid = not answer.reused
+        paid = not answer.reused and not question.about
         return Annotation(
-            video_id=video.video_id,
+            video_id=question.video_id,
             attribute=answer.attribute,
             definition_hash=definition.definition_hash,
             value=answer.value,
@@ -151,7 +163,7 @@ class AskFn(beam.DoFn):
             source=by.source,
             annotator=answer.model or by.model,
             answer_key=self._whose.key(video.content_key, definition.definition_hash, by),
-            content_key=video.content_key,
+            content_key=question.content_key if question.about else video.content_key,
             input_tokens=answer.input_tokens if paid else 0,
             cached_input_tokens=answer.cached_input_tokens if paid else 0,
             output_tokens=answer.output_tokens if paid else 0,
@@ -159,14 +171,22 @@ class AskFn(beam.DoFn):
             annotated_at=now,
             run_id=self._config.header.run_id,
             raw_probability=answer.probability,
-            moments=answer.moments,
+            moments=() if question.about else answer.moments,
+            carried_from=question.about,
         )
 
-    def _dead(self, video: VideoFeatures, problems: Sequence[tuple[str, str, str, str]]) -> Iterator[TaggedOutput]:
+    def _dead(
+        self, video: VideoFeatures, question: Question, problems: Sequence[tuple[str, str, str, str]]
+    ) -> Iterator[TaggedOutput]:
         keys = {name: self._whose.refused_key(video.content_key, self._definitions[name].definition_hash) for name, *_ in problems}
         yield from dead_letters(
-            video.video_id, [(name, keys[name], *problem) for name, *problem in problems], self._config.header.run_id
+            question.video_id, [(name, keys[name], *problem) for name, *problem in problems], self._config.header.run_id
         )
+
+    def _all_pending(self, together: Sequence[Question], why: str) -> None:
+        for question in together:
+            self._pending(why, len(question.asked))
+            self._outcomes(question, pending=len(question.asked))
 
     def _pending(self, why: str, pairs: int) -> None:
         name = f"detail/pending: {why}"[:400]
@@ -220,7 +240,9 @@ def build(pipeline: beam.Pipeline, config: AnnotateConfig) -> None:
         | "WriteFailures" >> WriteTable(workspace, "failures", run_id),
     )
     noted = pipeline | "NotedBefore" >> beam.Create(list(config.noted)).with_output_types(tuple[str, int])
-    forecast = planned.questions | "Forecast" >> ForecastRun(config) if config.annotator.asks_model else None
+    forecast = None
+    if config.annotator.asks_model:
+        forecast = planned.questions | "Requests" >> Requests() | "Forecast" >> ForecastRun(config)
     written | "CommitRun" >> CommitRun(workspace, STAGE, config.header, (planned.tallies, asked.tallies, noted), forecast)
 
 
@@ -249,22 +271,26 @@ def dry_run(config: AnnotateConfig, batch: bool = False, beam_args: Sequence[str
     path = config.workspace.path("forecasts", f"{config.header.run_id}.json")
     pipeline = make_pipeline(beam_args)
     planned = pipeline | "Plan" >> Plan(config)
-    forecast = planned.questions | "Forecast" >> ForecastRun(config, batch)
+    requests = planned.questions | "Requests" >> Requests()
+    forecast = requests | "Forecast" >> ForecastRun(config, batch)
     tallied = planned.tallies | "Sum" >> beam.CombinePerKey(sum)
-    pairs = (
-        planned.questions
-        | "PairsOf" >> beam.MapTuple(lambda _, text: len(Question.from_json(text).asked))
-        | "SumPairs" >> beam.CombineGlobally(sum)
-    )
+    pairs = requests | "PairsOf" >> beam.MapTuple(pairs_of) | "SumPairs" >> beam.CombineGlobally(sum)
+    wanted = planned.questions | "WantedPairsOf" >> beam.MapTuple(pairs_of) | "SumWantedPairs" >> beam.CombineGlobally(sum)
 
-    def kept(document: dict[str, Any], asked: int, counted: dict[str, int]) -> None:
+    def kept(document: dict[str, Any], asked: int, wanted: int, counted: dict[str, int]) -> None:
         whole = {**document, "pairs": asked, "reused": counted.get("pair/reused", 0), "dead": counted.get("pair/dead_lettered", 0)}
-        storage.write_bytes(path, as_bytes(whole))
+        storage.write_bytes(path, as_bytes({**whole, "carried": wanted - asked}))
 
-    forecast | "Keep" >> beam.Map(kept, beam.pvalue.AsSingleton(pairs), beam.pvalue.AsDict(tallied))
+    sides = (*map(beam.pvalue.AsSingleton, (pairs, wanted)), beam.pvalue.AsDict(tallied))
+    forecast | "Keep" >> beam.Map(kept, *sides)
     pipeline.run().wait_until_finish()
     document: dict[str, Any] = json.loads(storage.read_bytes(path))
     return document
+
+
+def pairs_of(_: str, text: str) -> int:
+    """How many attributes a question asks about."""
+    return len(Question.from_json(text).asked)
 
 
 def told(config: AnnotateConfig) -> AnnotateConfig:

@@ -16,11 +16,12 @@ from features.annotators.protocol import AnnotationRequest, Usage
 from features.attributes.definition import AttributeDefinition
 from features.attributes.registry import exclusive
 from features.errors import InvalidInput
-from features.records import RunRecord, VideoFeatures
+from features.records import RunRecord
 from features.workspace import trusted_seconds
 from pipelines.annotate import paid_tallies
 from pipelines.annotators import LOCK, AnnotatorConfig, Whose, answers_of, build_annotator, model_asked
 from pipelines.batch_jobs import LOCK_TIMEOUT_S, JobStatus, collect_jobs, jobs_status, newest_videos, submit_jobs
+from pipelines.copies import leads, newest
 from pipelines.options import RunHeader, library_versions
 from pipelines.planning import STAGE
 from pipelines.project import Project
@@ -63,21 +64,27 @@ def submit(project: Project, retry_failed: bool = False) -> tuple[str, Submitted
 
 def _requests(project: Project, whose: Whose, retry_failed: bool) -> Iterator[AnnotationRequest]:
     workspace = project.workspace
-    videos = set(workspace.read("features", ["video_id"])["video_id"].to_pylist())
+    contents = newest(workspace, "content_key")
+    videos = set(contents)
     if project.videos:
         videos &= {video.video_id for video in project.manifest.videos}
+    lead_of = leads(workspace) if project.configuration.duplicates else {}
+    through: dict[str, list[str]] = {}
+    for video_id in sorted(videos):
+        through.setdefault(lead_of.get(video_id, video_id), []).append(video_id)
     settled: dict[tuple[str, ...], str] = {}
     if not retry_failed:
         columns = ["video_id", "stage", "attribute", "content_key", "failed_at"]
         for row in _by_time(workspace.read("failures", columns).to_pylist(), "failed_at"):
             if row["stage"] == STAGE:
                 settled[row["video_id"], row["attribute"], REFUSED] = row["content_key"]
-    if whose.second is not None:  # what the fallback answered is not in the first one's answers
+    if whose.second is not None or lead_of:  # what the fallback answered, or was asked about a copy, the lead's answers lack
         columns = ["video_id", "attribute", "source", "answer_key", "annotated_at", "value"]
         for row in _by_time(workspace.read("annotations", columns).to_pylist(), "annotated_at"):
             settled[row["video_id"], row["attribute"], row["source"]] = row["answer_key"] if row["value"] is not None else ""
-    for video in newest_videos(workspace)(videos):
-        open_ = tuple(each for each in project.asked if not _settled(settled, whose, video, each))
+    for video in newest_videos(workspace)(through):
+        together = [(video_id, video.content_key, contents[video_id]) for video_id in through[video.video_id]]
+        open_ = tuple(each for each in project.asked if not all(_settled(settled, whose, *one, each) for one in together))
         if open_:
             yield AnnotationRequest(video, open_)
 
@@ -86,12 +93,15 @@ def _by_time(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: trusted_seconds(row[column]))
 
 
-def _settled(settled: Mapping[tuple[str, ...], str], whose: Whose, video: VideoFeatures, definition: AttributeDefinition) -> bool:
-    """Whether a pair has a dead letter or an answer that stands."""
-    pair = (video.video_id, definition.name)
-    own = (video.content_key, definition.definition_hash)
-    return settled.get((*pair, REFUSED)) == whose.refused_key(*own) or any(
-        settled.get((*pair, source)) == key for source, key in whose.accepted(*own)
+def _settled(
+    settled: Mapping[tuple[str, ...], str], whose: Whose, video_id: str, shown: str, own: str, definition: AttributeDefinition
+) -> bool:
+    """Whether a pair has a dead letter or an answer that stands: about the content that is shown, or an answer about its own."""
+    pair = (video_id, definition.name)
+    return settled.get((*pair, REFUSED)) == whose.refused_key(shown, definition.definition_hash) or any(
+        settled.get((*pair, source)) == key
+        for content_key in (shown, own)
+        for source, key in whose.accepted(content_key, definition.definition_hash)
     )
 
 

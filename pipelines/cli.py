@@ -21,6 +21,7 @@ from pipelines.commands import (
     attributes,
     dev,
     doctor,
+    duplicates,
     launch,
     prompt,
     runs,
@@ -53,6 +54,7 @@ app.command("launch", rich_help_panel=DAILY)(launch.launch)
 app.command("get", rich_help_panel=DAILY)(serving.get)
 for stage in (stages.extract, annotate.annotate, stages.distill, stages.score, stages.materialize):
     app.command(stage.__name__, rich_help_panel=STAGES)(stage)
+app.add_typer(duplicates.app, name="duplicates", rich_help_panel=STAGES)
 app.add_typer(attributes.app, name="attributes", rich_help_panel=LOOK)
 app.add_typer(videos.app, name="videos", rich_help_panel=LOOK)
 app.add_typer(runs.app, name="runs", rich_help_panel=LOOK)

@@ -56,10 +56,13 @@ class Configuration:
         answers: where answers are kept: the path of an sqlite file, or redis://HOST:PORT; empty: in the workspace.
         options: NAME=VALUE, for an annotator of somebody else's package.
         online_store: sqlite, or redis://HOST:PORT.
-        speech: recognise speech where a manifest has no transcript.
+        speech: recognise speech where a manifest has no transcript and the extra `speech` is installed.
+        onscreen: read words in the pictures where the extra `ocr` is installed.
+        tempo: measure the beats a minute of music where the extra `audio` is installed.
         frames: how stills are chosen: exact (everything is decoded), or keyframes (faster: one stands for its neighbourhood).
         visual: how a picture encoder of your own is shown pictures; see `features.videos.image_encoder.VisualSettings`.
         parts: all, or `evidence`: of speech, on-screen text and pictures only what some attribute in force admits as evidence.
+        duplicates: of near-duplicates ask about one, and carry its answers over to the others.
         workers: videos decoded at the same time in a process, 1 to 64.
         max_age_days: an online value older than this is marked stale; 0: never; at most 36500.
         limits: what a video may be; see `features.videos.probe.Limits`.
@@ -77,9 +80,12 @@ class Configuration:
     options: dict[str, str] = field(default_factory=dict)
     online_store: str = "sqlite"
     speech: bool = True
+    onscreen: bool = True
+    tempo: bool = True
     frames: str = "exact"
     visual: VisualSettings = field(default_factory=VisualSettings)
     parts: str = "all"
+    duplicates: bool = True
     workers: int = 2
     max_age_days: float = 0.0
     limits: Limits = field(default_factory=Limits)

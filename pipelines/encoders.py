@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from features.attributes.definition import AttributeDefinition, Evidence
-from features.videos import embedding, image_encoder, speech
+from features.videos import embedding, image_encoder, onscreen_text, speech, tempo
 from features.videos.extractor import Extractor
 from features.videos.image_encoder import VisualSettings
 from features.videos.probe import Limits
@@ -21,6 +21,8 @@ class EncoderConfig:
     Attributes:
         weights: replacements for the built-in weights.
         speech: recognise speech where the manifest has no transcript and the extra `speech` is installed.
+        onscreen: read words in the pictures where the extra `ocr` is installed.
+        tempo: measure the beats a minute of music where the extra `audio` is installed.
         visual: embed and tag frames.
         text: embed text.
         frames: how stills are chosen, one of `features.videos.wire.MODES`.
@@ -29,6 +31,8 @@ class EncoderConfig:
 
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     speech: bool = True
+    onscreen: bool = True
+    tempo: bool = True
     visual: bool = True
     text: bool = True
     frames: str = "exact"
@@ -37,6 +41,8 @@ class EncoderConfig:
 
 NEEDED_FOR: dict[str, frozenset[Evidence]] = {
     "speech": frozenset(["transcript"]),
+    "onscreen": frozenset(["onscreen_text"]),
+    "tempo": frozenset(["measurements"]),
     "visual": frozenset(["frames", "tags"]),
 }
 """Evidence that each part brings. A part that is not named here is always there: text, and what decoding itself gives."""
@@ -50,7 +56,14 @@ def encoders_of(settings: Configuration, definitions: Sequence[AttributeDefiniti
         definitions: the attributes in force. With `parts: evidence` what none of them admits is not looked for; without any
             definition, everything is.
     """
-    encoders = EncoderConfig(weights=settings.weights, speech=settings.speech, frames=settings.frames, looking=settings.visual)
+    encoders = EncoderConfig(
+        weights=settings.weights,
+        speech=settings.speech,
+        onscreen=settings.onscreen,
+        tempo=settings.tempo,
+        frames=settings.frames,
+        looking=settings.visual,
+    )
     return narrowed(encoders, definitions) if settings.parts == "evidence" and definitions else encoders
 
 
@@ -71,4 +84,7 @@ def build_extractor(encoders: EncoderConfig, limits: Limits, workers: int) -> Ex
         limits,
         workers,
         encoders.frames,
+        screen_reader=onscreen_text.load_screen_reader() if encoders.onscreen and onscreen_text.available() is None else None,
+        tempo_meter=tempo.load_tempo_meter() if encoders.tempo and tempo.available() is None else None,
+        per_frame=encoders.looking.per_frame,
     )

@@ -21,7 +21,7 @@ NEEDED_DISK_GIB = 1
 PACKAGES = {
     "apache-beam": "2.77", "tensorflow": "2.21", "tensorflow-transform": "1.21", "keras": "3.15", "feast": "0.67", "av": "18.1",
 }  # fmt: skip
-EXTRAS = {"faster-whisper": "speech", "redis": "redis", "librosa": "audio", "xllamacpp": "llm"}
+EXTRAS = {"faster-whisper": "speech", "rapidocr": "ocr", "redis": "redis", "librosa": "audio", "xllamacpp": "llm"}
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,33 @@ def forecast_of(
     return {"videos": total, **dataclasses.asdict(found)}
 
 
+def requested(subject: str, questions: Iterable[tuple[str, str]]) -> tuple[str, str]:
+    """What one request asks about a video: (features file, one question of all that is asked about it), as if for itself.
+
+    Near-duplicates ask about the same video, and cost nothing more.
+    """
+    together = [(path, Question.from_json(text)) for path, text in questions]
+    together.sort(key=lambda each: (-len(each[1].asked), each[1].video_id))
+    asked = dict.fromkeys(name for _, question in together for name in question.asked)
+    return together[0][0], Question(subject, tuple(asked), 0, 0).to_json()
+
+
+@dataclasses.dataclass(eq=False)
+class Requests(beam.PTransform):
+    """(features file, question) of each video that is going to be shown, out of the questions of a `Plan`."""
+
+    def expand(self, questions: beam.PCollection[tuple[str, str]]) -> beam.PCollection[tuple[str, str]]:
+        return (
+            questions
+            | "KeyBySubject"
+            >> beam.MapTuple(lambda path, text: (Question.from_json(text).subject, (path, text))).with_output_types(
+                tuple[str, tuple[str, str]]
+            )
+            | "GroupBySubject" >> beam.GroupByKey()
+            | "AskTogether" >> beam.MapTuple(requested).with_output_types(tuple[str, str])
+        )
+
+
 class CountAndSample(beam.CombineFn):
     """How many there are, and `size` of them with the lowest digests: the same ones however the work is cut up."""
 
@@ -166,7 +193,7 @@ class CountAndSample(beam.CombineFn):
 
 @dataclasses.dataclass(eq=False)
 class ForecastRun(beam.PTransform):
-    """One document about what the planned questions are going to take; see `forecast_of`."""
+    """One document about what is going to be asked, as `Requests` gives it; see `forecast_of`."""
 
     config: AnnotateConfig
     batch: bool = False

@@ -169,19 +169,25 @@ class IndexFeatures(beam.PTransform):
     """(video id, JSON of [extracted at in seconds, features file, content key]) for every row of the features table.
 
     The largest of a video's entries is its newest row, whatever run lists it.
+
+    Args:
+        content_hash: each entry ends with the content hash.
     """
 
     workspace: Workspace
+    content_hash: bool = False
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[tuple[str, str]]:
+        told = ("content_key", "content_hash") if self.content_hash else ("content_key",)
+
         def index(listed: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
             path = json.loads(listed)["path"]
             for row in batch.to_pylist():
-                yield row["video_id"], json.dumps([trusted_seconds(row["extracted_at"]), path, row["content_key"]])
+                yield row["video_id"], json.dumps([trusted_seconds(row["extracted_at"]), path, *(row[name] for name in told)])
 
         return (
             pipeline
-            | "ReadIndex" >> ReadColumns(self.workspace, "features", ("video_id", "content_key", "extracted_at"))
+            | "ReadIndex" >> ReadColumns(self.workspace, "features", ("video_id", *told, "extracted_at"))
             | "KeyByVideo" >> beam.FlatMapTuple(index).with_output_types(tuple[str, str])
         )
 

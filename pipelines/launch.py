@@ -249,6 +249,7 @@ def _build(pipeline: beam.Pipeline, config: LaunchConfig) -> None:
                     config.videos,
                     config.roots,
                     config.retry_failed,
+                    duplicates=settings.duplicates,
                     header=header,
                 )
             ),

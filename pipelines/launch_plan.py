@@ -99,7 +99,7 @@ class LaunchConfig:
         definitions: the current ones for score, see `ScoreConfig`; what is asked for annotate.
         golden: the Golden Set's labels, for annotate.
         annotator: who is asked, for annotate; its quotas and caps are those of the whole job.
-        settings: of `vidattr.yaml`, for extract; None: the defaults.
+        settings: of `vidattr.yaml`, for extract and annotate; None: the defaults.
         run_id: of the run record that the job will write.
     """
 
@@ -238,7 +238,8 @@ def plan(config: LaunchConfig) -> Plan:
         "extract": (config.videos, "every video that it names", f"{place}/runs", f"{place}/features", f"{place}/failures"),
         "annotate": (
             *((config.videos,) if config.videos else ()),
-            *(f"{place}/{table}" for table in ("runs", "features", "annotations", "failures", "batches")),
+            *(f"{place}/{table}" for table in ("runs", "features", "duplicates", "annotations", "failures", "batches")),
+            f"{place}/apart.csv",
         ),
         "score": tuple(f"{place}/{table}" for table in ("runs", "features", "annotations", "students")),
     }.get(config.stage, ())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from features.errors import InvalidInput
 from features.records import Annotation, Failure
 from features.workspace import Workspace, trusted_seconds
 from pipelines.annotators import AnnotatorConfig, Whose, build_annotator
+from pipelines.carrying import AskedThrough, Through
 from pipelines.counters import count
 from pipelines.extract import STAGE as EXTRACT
 from pipelines.extract import manifest_rows
@@ -45,6 +46,7 @@ class AnnotateConfig:
         only_failed: ask again what was refused before and has no answer since, and nothing else.
         kinds: of these dead letters, only these; empty: all.
         without_failures_of: leave out videos that this extract run did not get through, whatever features earlier runs left.
+        duplicates: of near-duplicates ask about one, and carry its answers over to the others; False: ask about each.
         lock_timeout_s: how long to wait for another annotation of this workspace.
         noted: further facts for the run record.
     """
@@ -59,6 +61,7 @@ class AnnotateConfig:
     only_failed: bool = False
     kinds: tuple[str, ...] = ()
     without_failures_of: str = ""
+    duplicates: bool = True
     lock_timeout_s: float = 5.0
     header: RunHeader = field(default_factory=RunHeader)
     noted: tuple[tuple[str, int], ...] = ()
@@ -79,12 +82,21 @@ class Question:
         asked: attributes to ask about.
         reused: how many others are answered already.
         dead: how many others were refused before and are not asked again.
+        about: the near-duplicate that is asked about in its place; empty: itself.
+        content_key: its own one, where it is not asked about itself.
     """
 
     video_id: str
     asked: tuple[str, ...]
     reused: int
     dead: int
+    about: str = ""
+    content_key: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The video that the annotator is shown."""
+        return self.about or self.video_id
 
     def to_json(self) -> str:
         return json.dumps(list(vars(self).values()))
@@ -92,8 +104,8 @@ class Question:
     @classmethod
     def from_json(cls, text: str) -> Question:
         """The inverse of `to_json`."""
-        video_id, asked, reused, dead = json.loads(text)
-        return cls(video_id, tuple(asked), reused, dead)
+        video_id, asked, *rest = json.loads(text)
+        return cls(video_id, tuple(asked), *rest)
 
     def outcome(self, annotated: int, stored: int, pending: int) -> str:
         """Of the video: pending before dead-lettered before annotated."""
@@ -105,7 +117,7 @@ class Question:
 
 
 def index_annotations(_: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
-    """(video id, [seconds, attribute, source, answer key, whether it is a retraction] as JSON), students left out."""
+    """(video id, [seconds, attribute, source, answer key, whether it is a retraction, content key] as JSON), students left out."""
     for row in batch.to_pylist():
         if row["source"] != "student":
             answer = [
@@ -114,6 +126,7 @@ def index_annotations(_: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]
                 row["source"],
                 row["answer_key"],
                 row["value"] is None,
+                row["content_key"],
             ]
             yield row["video_id"], json.dumps(answer)
 
@@ -128,6 +141,8 @@ def index_failures(_: str, batch: pa.RecordBatch) -> Iterator[tuple[str, str]]:
 
 class PlanFn(beam.DoFn):
     """Finds out what is not answered yet; main output: (features file, questions about one video as JSON).
+
+    The file is that of the video that the annotator is shown.
 
     Tagged outputs: `gold` (RecordBatches of gold Annotations that are new, changed or withdrawn), `failures` (what was refused
     before and is not asked again) and `tallies`.
@@ -149,18 +164,21 @@ class PlanFn(beam.DoFn):
         lost = any((stage, run) == (EXTRACT, self._config.without_failures_of) for _, stage, run, *_ in letters)
         if not places or lost or not (groups["wanted"] or not self._config.videos):
             return
-        _, path, content_key = max(places)
+        _, path, content_key, content_hash = max(places)
+        through = next((each for each in map(Through.from_json, groups["through"]) if each.content_hash == content_hash), None)
         refused = {attribute: (when, *rest) for when, stage, _, attribute, *rest in letters if stage == STAGE}
         if self._config.only_failed:
             asked = self._reopened(known, refused)
             dead: list[str] = []
             pairs = len(asked)
         else:
-            asked, dead = self._open(content_key, known, refused)
+            asked, dead = self._open(content_key, through, known, refused)
             pairs = len(self._config.definitions)
         if not pairs:
             return
         question = Question(video_id, tuple(asked), pairs - len(asked) - len(dead), len(dead))
+        if through is not None:
+            path, question = through.path, replace(question, about=through.lead_id, content_key=content_key)
         count(STAGE, "in", pairs)
         count(STAGE, "reused", question.reused)
         count(STAGE, "dead_lettered", question.dead)
@@ -173,24 +191,33 @@ class PlanFn(beam.DoFn):
         else:
             yield from tallies({f"video/{question.outcome(0, 0, 0)}": 1})
 
-    def _open(self, content_key: str, known: list[Any], refused: dict[str, tuple[Any, ...]]) -> tuple[list[str], list[str]]:
-        """What has no answer: (what is asked, what was refused before and is not)."""
+    def _open(
+        self, content_key: str, through: Through | None, known: list[Any], refused: dict[str, tuple[Any, ...]]
+    ) -> tuple[list[str], list[str]]:
+        """What has no answer: (what is asked, what was refused before and is not).
+
+        A near-duplicate has one where the other video was asked about for it, or it was once itself. One that was carried over to
+        what it was before is carried over again.
+        """
         if not known and not refused:
             return list(self._names), []
-        newest = {(attribute, source): None if gone else key for _, attribute, source, key, gone in known}
+        newest = {(attribute, source): None if gone else (key, about) for _, attribute, source, key, gone, about in known}
+        shown = content_key if through is None else through.content_key
         asked, dead = [], []
         for definition in self._config.definitions:
-            name, whose = definition.name, self._whose
-            if any(newest.get((name, source)) == key for source, key in whose.accepted(content_key, definition.definition_hash)):
+            name, definition_hash, whose = definition.name, definition.definition_hash, self._whose
+            if any((newest.get((name, source)) or ("",))[0] == key for source, key in whose.accepted(content_key, definition_hash)):
+                continue
+            if through and any(newest.get((name, by)) == (key, content_key) for by, key in whose.accepted(shown, definition_hash)):
                 continue
             letter = refused.get(name)
-            same = letter is not None and letter[1] == whose.refused_key(content_key, definition.definition_hash)
+            same = letter is not None and letter[1] == whose.refused_key(shown, definition_hash)
             (dead if same and not self._config.retry_failed else asked).append(name)
         return asked, dead
 
     def _reopened(self, known: list[Any], refused: dict[str, tuple[Any, ...]]) -> list[str]:
         """What has a dead letter of the wanted kinds and no answer since."""
-        answered = {attribute: when for when, attribute, source, _, gone in known if source != "gold" and not gone}
+        answered = {attribute: when for when, attribute, source, _, gone, _ in known if source != "gold" and not gone}
         asked = []
         for definition in self._config.definitions:
             letter = refused.get(definition.name)
@@ -202,7 +229,7 @@ class PlanFn(beam.DoFn):
 
     def _gold(self, video_id: str, labels: list[dict[str, Any]], known: list[Any]) -> Iterator[TaggedOutput]:
         now, header = datetime.now(UTC), self._config.header
-        before = {attribute: (key, gone) for _, attribute, source, key, gone in known if source == "gold"}
+        before = {attribute: (key, gone) for _, attribute, source, key, gone, _ in known if source == "gold"}
         rows = [
             Annotation(**{**label, "annotated_at": now, "run_id": header.run_id})
             for label in labels
@@ -253,11 +280,14 @@ class Plan(beam.PTransform):
 
     def expand(self, pipeline: beam.Pipeline) -> Any:
         config, workspace = self.config, self.config.workspace
-        answered = ("video_id", "annotated_at", "attribute", "source", "answer_key", "value")
+        answered = ("video_id", "annotated_at", "attribute", "source", "answer_key", "value", "content_key")
         failed = ("video_id", "failed_at", "stage", "run_id", "attribute", "content_key", "kind", "message")
         gold = [(label.video_id, label_json(label)) for label in config.golden]
+        index = pipeline | "IndexFeatures" >> IndexFeatures(workspace, content_hash=True)
+        through = index | "AskThrough" >> AskedThrough(workspace) if config.duplicates else None
         groups = {
-            "features": pipeline | "IndexFeatures" >> IndexFeatures(workspace),
+            "features": index,
+            "through": through or pipeline | "AskEach" >> beam.Create([]).with_output_types(tuple[str, str]),
             "annotations": pipeline
             | "ReadKnownAnswers" >> ReadColumns(workspace, "annotations", answered)
             | "KeyAnnotations" >> beam.FlatMapTuple(index_annotations).with_output_types(tuple[str, str]),

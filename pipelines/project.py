@@ -37,6 +37,7 @@ class Project:
         priority: a manifest of the videos that the annotator is asked about in a whole run; empty: all of `videos`.
         attributes: ask only about these; empty: all.
         annotator, recording, call_log, golden_folder, online_store: flags, None or empty for the configured ones.
+        each_duplicate: ask about every video itself, near-duplicates too.
         model_flags: flags about a model annotator, by group of `Configuration` (model, prompt, pace, fallback, ...).
         beam_args: for every stage.
     """
@@ -52,6 +53,7 @@ class Project:
     golden_folder: str = ""
     online_store: str | None = None
     priority: str = ""
+    each_duplicate: bool = False
     model_flags: Mapping[str, Any] = field(default_factory=dict)
     beam_args: tuple[str, ...] = ()
 
@@ -68,7 +70,12 @@ class Project:
 
     @cached_property
     def configuration(self) -> Configuration:
-        flags = {"annotator": self.annotator, "recording": self.recording or None, "online_store": self.online_store}
+        flags: dict[str, Any] = {
+            "annotator": self.annotator,
+            "recording": self.recording or None,
+            "online_store": self.online_store,
+            "duplicates": False if self.each_duplicate else None,
+        }
         return load_configuration(self.workspace, **flags, **self.model_flags)
 
     @cached_property
@@ -144,6 +151,14 @@ class Project:
                 _ = build_annotator(replace(each, fallback=None), self.workspace, store=False).identity
         _ = self.golden
 
+    def find_duplicates(self, quiet: bool) -> RunRecord:
+        """Groups near-duplicates, between the first and the second stage."""
+        from pipelines import duplicates
+
+        config = duplicates.DuplicatesConfig(self.workspace, header=self._header())
+        with self._progress(duplicates.STAGE, 0, quiet):
+            return duplicates.run(config, self.beam_args)
+
     def annotate(self, quiet: bool, without_failures_of: str = "", **how: Any) -> RunRecord:
         """Runs the second stage.
 
@@ -176,6 +191,7 @@ class Project:
         if "patience_s" in how:
             config = replace(config, patience_s=how.pop("patience_s"))
         how.setdefault("header", self._header(self._told()))
+        how.setdefault("duplicates", self.configuration.duplicates)
         return AnnotateConfig(self.workspace, self.asked, config, self.golden, self.priority or self.videos, self.roots, **how)
 
     def _told(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def combined_counts(extract: RunRecord, annotate: RunRecord | None, attributes: 
 
 
 def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[str], None]) -> WholeRun:
-    """Registers what is new, extracts, annotates, distils, scores and materialises, and writes the report.
+    """Registers what is new, extracts, groups near-duplicates, annotates, distils, scores and materialises, and writes the report.
 
     A stage that has nothing to work on is left out and said so; so is everything after a stop.
 
@@ -107,6 +107,8 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
     for sentence in plan.sentences():
         say(sentence)
     extract = timed("extract", lambda: project.extract(retry_failed, quiet))
+    if settings.duplicates and extract.counts.annotated and not stopping.requested():
+        timed("duplicates", lambda: project.find_duplicates(quiet))
     annotate, score, online = None, None, True
     if extract.counts.annotated and not stopping.requested():
         annotate = timed("annotate", lambda: project.annotate(quiet, extract.run_id, retry_failed=retry_failed))

@@ -76,7 +76,7 @@ def test_every_clip_is_annotated(job: MainJob) -> None:
     counts = {"in": CLIPS, "annotated": CLIPS, "dead_lettered": 0, "pending": 0, "reused": 0}
     assert job.document["counts"] == counts
     assert job.document["pair_counts"] == {**counts, "in": CLIPS * 6, "annotated": CLIPS * 6}
-    assert list(job.document["stages"]) == ["extract", "annotate", "distill", "score", "materialize"]
+    assert list(job.document["stages"]) == ["extract", "duplicates", "annotate", "distill", "score", "materialize"]
     assert 0 < job.document["peak_memory_bytes"] < 4 * 2**30
 
 

@@ -72,7 +72,16 @@ class AttributeDefinition:
     value_type: ValueType = "boolean"
     labels: tuple[str, ...] = ()
     score_range: tuple[float, float] | None = None
-    evidence: tuple[Evidence, ...] = ("frames", "title", "description", "hashtags", "transcript", "tags", "measurements")
+    evidence: tuple[Evidence, ...] = (
+        "frames",
+        "title",
+        "description",
+        "hashtags",
+        "transcript",
+        "onscreen_text",
+        "tags",
+        "measurements",
+    )
     owner: str = ""
     stage: Stage = "draft"
     serving_threshold: float = 0.5

@@ -33,6 +33,7 @@ import numpy as np
 
 from features.errors import Permanent, Transient
 from features.records import SOUND_STATS, VISUAL_STATS
+from features.videos.fingerprint import BYTES as FINGERPRINT_BYTES
 from features.videos.frames import LONGEST_SIDE, STILLS, Still
 from features.videos.probe import Limits
 from features.videos.sealed_room import WALLS
@@ -75,7 +76,7 @@ class Decoded:
         stills: up to eight upright RGB pictures.
         visual_stats, sound_stats: in records' order.
         shot_starts_s: seconds, the first one 0; empty where shots are not known.
-        fingerprints: 8 bytes each, about one a second.
+        fingerprints: 50 bytes each, about four a second.
         fingerprint_times_s: seconds of each of them.
         has_audio: a sound stream that decoded.
         speech: the first two minutes of sound, mono, 16 kHz, -1 to 1; empty without sound.
@@ -399,7 +400,7 @@ def parse_reply(data: bytes, peak_memory_bytes: int = 0) -> Decoded:
         stills=tuple(pictures),
         visual_stats=read.numbers("visual_stats", len(VISUAL_STATS), unknown=True),
         sound_stats=sound,
-        fingerprints=read.digests("fingerprints", len(marked), 8),
+        fingerprints=read.digests("fingerprints", len(marked), FINGERPRINT_BYTES),
         fingerprint_times_s=marked,
         has_audio=has_audio,
         speech=to_float(speech),

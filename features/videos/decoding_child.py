@@ -26,14 +26,18 @@ import cv2
 import numpy as np
 
 from features.errors import Permanent
+from features.videos.animated import decode_animation, is_animated_webp
 from features.videos.fingerprint import fingerprint, fingerprints
-from features.videos.frames import Still, decode_pictures, to_rgb
+from features.videos.frames import Pictures, Still, decode_pictures
+from features.videos.hdr import HLG, PQ
 from features.videos.keyframes import decode_keyframes, timeline
-from features.videos.probe import Limits, open_container, probe
+from features.videos.probe import Limits, Probe, open_container, probe
+from features.videos.rgb import Image, to_rgb
 from features.videos.sealed_room import end_as_program, examine, prepare, seal
+from features.videos.shots import hard_cuts
 from features.videos.sound import RATE, SPEECH_S, decode_sound, sound_stats, to_float
 from features.videos.stopwatch import Stopwatch
-from features.videos.visual import shot_starts, still_stats, visual_stats
+from features.videos.visual import still_stats, visual_stats
 from features.videos.wire import EXAMINE, EXIT_MEMORY, MAX_SHOTS, MAX_WARNINGS, REQUEST_BYTES, pack_reply
 
 
@@ -73,13 +77,20 @@ def warm_up() -> None:
             importlib.import_module(module.name)
     av.logging.set_level(av.logging.PANIC)
     cv2.setNumThreads(1)
-    picture = to_rgb(av.VideoFrame(64, 64, "yuv420p"), 32, 32, "BICUBIC")
-    fingerprint(picture)
-    still_stats(picture)
+    for picture in map(_warm_picture, ("yuv420p", "yuva420p", "yuv420p10le", "yuv420p10le"), (2, 2, PQ, HLG)):
+        fingerprint(picture)
+        still_stats(picture)
+        hard_cuts([picture] * 3)
     sound_stats(to_float(np.zeros(RATE, np.int16)))
     prepare()
     gc.collect()
     gc.freeze()
+
+
+def _warm_picture(pixels: str, transfer: int) -> Image:
+    frame = av.VideoFrame(64, 64, pixels)
+    frame.color_trc = transfer
+    return to_rgb(frame, 32, 32, "BICUBIC")
 
 
 def _step(line: socket.socket, wake: int, children: dict[int, _Child]) -> bool:
@@ -232,6 +243,44 @@ def _failure(message: str, kind: str) -> list[bytes | memoryview]:
 
 def _describe(file: BinaryIO, limits: Limits, mode: str) -> list[bytes | memoryview]:
     watch = Stopwatch()
+    clip, pictures = decode_animation(file, limits) if is_animated_webp(file) else _look(file, limits, mode, watch)
+    watch.lap("decode")
+    warnings = list(pictures.warnings)
+    samples = np.zeros(0, np.int16)
+    if clip.audio_index is not None:
+        with open_container(file) as container:
+            sound = decode_sound(container, clip.audio_index, limits)
+        watch.lap("sound")
+        samples = sound.samples
+        warnings += sound.warnings or (["its sound stream is empty"] if not len(samples) else [])
+    speech = samples[: SPEECH_S * RATE]
+    marks = fingerprints([(sample.timestamp_s, sample.image) for sample in pictures.samples], pictures.width / pictures.height)
+    header: dict[str, Any] = {
+        "container": clip.container,
+        "video_codec": clip.video_codec,
+        "duration_s": clip.duration_s or pictures.duration_s,
+        "width": pictures.width,
+        "height": pictures.height,
+        "fps": clip.fps or pictures.decoded / pictures.duration_s,
+        "rotation": pictures.rotation,
+        "stills": [_still_header(still) for still in pictures.stills],
+        "visual_stats": [value if math.isfinite(value) else None for value in visual_stats(pictures)],
+        "shot_starts_s": pictures.shot_starts_s[:MAX_SHOTS],
+        "has_audio": bool(len(samples)),
+        "fingerprints": [mark.hex() for _, mark in marks],
+        "fingerprint_times_s": [time for time, _ in marks],
+        "speech": len(speech),
+        "warnings": [warning[:300] for warning in warnings[:MAX_WARNINGS]],
+    }
+    watch.lap("measure")
+    if len(samples):
+        header["sound_stats"] = sound_stats(to_float(samples))
+        watch.lap("sound")
+    header["seconds"] = watch.seconds
+    return pack_reply(header, [*(still.image.data for still in pictures.stills), speech.data])
+
+
+def _look(file: BinaryIO, limits: Limits, mode: str, watch: Stopwatch) -> tuple[Probe, Pictures]:
     pictures = None
     with open_container(file) as container:
         clip = probe(container, limits)
@@ -245,41 +294,7 @@ def _describe(file: BinaryIO, limits: Limits, mode: str) -> list[bytes | memoryv
     if pictures is None:
         with open_container(file) as container:
             pictures = decode_pictures(container, clip, limits)
-    watch.lap("decode")
-    warnings = list(pictures.warnings)
-    samples = np.zeros(0, np.int16)
-    if clip.audio_index is not None:
-        with open_container(file) as container:
-            sound = decode_sound(container, clip.audio_index, limits)
-        watch.lap("sound")
-        samples = sound.samples
-        warnings += sound.warnings or (["its sound stream is empty"] if not len(samples) else [])
-    speech = samples[: SPEECH_S * RATE]
-    starts = shot_starts(pictures)
-    marks = fingerprints([(sample.timestamp_s, sample.image) for sample in pictures.samples])
-    header: dict[str, Any] = {
-        "container": clip.container,
-        "video_codec": clip.video_codec,
-        "duration_s": clip.duration_s or pictures.duration_s,
-        "width": pictures.width,
-        "height": pictures.height,
-        "fps": clip.fps or pictures.decoded / pictures.duration_s,
-        "rotation": pictures.rotation,
-        "stills": [_still_header(still) for still in pictures.stills],
-        "visual_stats": [value if math.isfinite(value) else None for value in visual_stats(pictures, starts)],
-        "shot_starts_s": starts[:MAX_SHOTS],
-        "has_audio": bool(len(samples)),
-        "fingerprints": [mark.hex() for _, mark in marks],
-        "fingerprint_times_s": [time for time, _ in marks],
-        "speech": len(speech),
-        "warnings": [warning[:300] for warning in warnings[:MAX_WARNINGS]],
-    }
-    watch.lap("measure")
-    if len(samples):
-        header["sound_stats"] = sound_stats(to_float(samples))
-        watch.lap("sound")
-    header["seconds"] = watch.seconds
-    return pack_reply(header, [*(still.image.data for still in pictures.stills), speech.data])
+    return clip, pictures
 
 
 def _still_header(still: Still) -> dict[str, float]:

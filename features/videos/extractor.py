@@ -2,127 +2,65 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import tempfile
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal, Protocol, cast
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from features import storage
 from features.errors import Permanent, Transient
 from features.records import Frame, Tag, Video, VideoFeatures, digest
 from features.videos import frames as stills
-from features.videos.decoding import Decoded, Decoder, open_media
-from features.videos.frames import Image, Still, encode_jpeg
+from features.videos.decoding import Decoded, Decoder
+from features.videos.fetching import Fetched, hash_file, on_disk
+from features.videos.frames import Still, encode_jpeg
 from features.videos.probe import Limits
-from features.videos.sound import SPEECH_S, Samples
+from features.videos.senses import Reader, TempoMeter, TextEncoder, Transcriber, VisualEncoder
+from features.videos.sound import SPEECH_S
+from features.videos.speech import Speech
 from features.videos.stopwatch import BusySeconds, Stopwatch
 from features.videos.wire import MODES
+from features.videos.wording import TAG_PROBABILITY, tags_of, text_pieces, video_text
 
 CODE_VERSION = "3"
 """Raised whenever the same bytes and weights would give other features."""
 
-TAG_PROBABILITY = 0.4
-MAX_TAGS = 8
 IMAGE_BATCH = 64
-PIECE_CHARACTERS = 500
-MAX_PIECES = 64
-
-Floats = NDArray[np.float32]
-
-
-class Transcriber(Protocol):
-    """Speech recognition."""
-
-    @property
-    def version(self) -> str:
-        """Identity of code and weights."""
-        ...
-
-    def transcribe(self, pcm: Samples, language: str) -> str:
-        """The words in mono 16 kHz sound; the language is BCP 47, empty when unknown. Empty without speech."""
-        ...
-
-
-class TextEncoder(Protocol):
-    """Sentence embedding."""
-
-    @property
-    def version(self) -> str:
-        """Identity of code and weights."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """One row of unit length for each text, shape (n, d)."""
-        ...
-
-
-class VisualEncoder(Protocol):
-    """Image embedding and classification."""
-
-    @property
-    def version(self) -> str:
-        """Identity of code and weights."""
-        ...
-
-    @property
-    def labels(self) -> Sequence[str]:
-        """Names of the classes, in the order of the probabilities."""
-        ...
-
-    def encode(self, images: Sequence[Image]) -> tuple[Floats, Floats]:
-        """For RGB pictures of any size: embeddings, shape (n, d), and probabilities, shape (n, len(labels))."""
-        ...
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """A video's bytes on the local disk.
+class _Words:
+    """What is said and shown in one video, and how fast its music is."""
 
-    Attributes:
-        path: where; temporary for objects of gs://.
-        content_hash: SHA-256 of the bytes, 64 hex digits.
-        bytes: how many.
-        modified_ns: the file's time stamp when it was hashed.
-    """
-
-    path: str
-    content_hash: str
-    bytes: int
-    modified_ns: int
+    transcript: str
+    source: Literal["manifest", "speech", "none"]
+    speech: Speech
+    onscreen: str
+    tempo_bpm: float | None
 
 
-def hash_file(path: str, limits: Limits | None = None) -> Fetched:
-    """Reads a local file once for its digest. Raises Permanent as `open_media` does."""
-    with open_media(path, limits or Limits()) as file:
-        facts = os.fstat(file.fileno())
-        return Fetched(
-            path, hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest(), facts.st_size, facts.st_mtime_ns
-        )
+@dataclass(frozen=True)
+class _Look:
+    """What is seen in one video."""
 
-
-def content_hash(path: str) -> str:
-    """SHA-256 of a local file's bytes, 64 hex digits. Raises Permanent as `open_media` does."""
-    return hash_file(path).content_hash
+    embedding: tuple[float, ...] = ()
+    tags: tuple[Tag, ...] = ()
+    frames: tuple[tuple[float, ...], ...] = ()
 
 
 class Extractor:
     """Extracts videos. Use between `open` and `close`, or as a context manager.
 
     Args:
-        transcriber, text_encoder, visual_encoder: any may be None; what it would fill stays empty.
+        transcriber, text_encoder, visual_encoder, screen_reader, tempo_meter: any may be None; what it would fill stays empty.
         limits: what one video may cost.
         workers: videos decoded at the same time.
         frames: how stills are chosen, one of `features.videos.wire.MODES`.
+        per_frame: keep the embedding of each still too.
 
     Attributes:
         busy: where the time went, by phase, over all threads.
@@ -136,19 +74,24 @@ class Extractor:
         limits: Limits | None = None,
         workers: int = 2,
         frames: str = MODES[0],
+        screen_reader: Reader | None = None,
+        tempo_meter: TempoMeter | None = None,
+        per_frame: bool = False,
     ) -> None:
         self._transcriber = transcriber
+        self._screen_reader = screen_reader
+        self._tempo_meter = tempo_meter
         self._text_encoder = text_encoder
         self._visual_encoder = visual_encoder
         self.limits = limits or Limits()
-        self._workers, self._mode = workers, frames
+        self._workers, self._mode, self._per_frame = workers, frames, per_frame
         self._decoder: Decoder | None = None
         self.busy = BusySeconds()
 
     @property
     def extractor_version(self) -> str:
-        """Changes with the code, the settings of frames and speech, and each encoder's version."""
-        encoders = (self._transcriber, self._text_encoder, self._visual_encoder)
+        """Changes with the code, the settings of frames and speech, and the version of each encoder, reader and meter."""
+        encoders = (self._transcriber, self._text_encoder, self._visual_encoder, self._screen_reader, self._tempo_meter)
         settings = (
             self._mode,
             stills.STILLS,
@@ -157,6 +100,7 @@ class Extractor:
             stills.THUMBNAIL_STEP_S,
             SPEECH_S,
             TAG_PROBABILITY,
+            *["per frame"] * self._per_frame,
         )
         versions = ["none" if encoder is None else encoder.version for encoder in encoders]
         return f"{CODE_VERSION}-{digest(CODE_VERSION, repr(settings), *versions)[:12]}"
@@ -194,31 +138,11 @@ class Extractor:
             Transient: storage did not answer.
         """
         watch = Stopwatch()
-        with self._on_disk(video) as path:
+        with on_disk(video.uri, self.limits) as path:
             fetched = hash_file(path, self.limits)
             watch.lap("fetch")
             self.busy.add(watch.seconds)
             yield fetched
-
-    @contextmanager
-    def _on_disk(self, video: Video) -> Iterator[str]:
-        """The path of a video's bytes."""
-        if not storage.is_gcs(video.uri):
-            yield video.uri
-            return
-        with tempfile.TemporaryDirectory(prefix="vidattr-") as folder:
-            path = os.path.join(folder, "video")
-            try:
-                found = storage.size(video.uri)
-                if found > self.limits.max_bytes:
-                    raise Permanent(
-                        f"{video.uri}: {found} bytes, and limits.max_bytes is {self.limits.max_bytes}; raise it in vidattr.yaml",
-                        "file_too_large",
-                    )
-                storage.download(video.uri, path)
-            except FileNotFoundError as error:
-                raise Permanent(f"{video.uri}: no such object; correct the manifest's uri", "missing") from error
-            yield path
 
     def extract(self, video: Video, fetched: Fetched, run_id: str, now: datetime) -> VideoFeatures:
         """The features of one video. Raises Permanent or Transient."""
@@ -241,15 +165,30 @@ class Extractor:
             results = list(pool.map(self._decode, (fetched for _, fetched in items)))
         watch = Stopwatch()
         good = [(video, fetched, clip) for (video, fetched), clip in zip(items, results, strict=True) if isinstance(clip, Decoded)]
-        spoken = [self._transcript(video, clip) for video, _, clip in good]
-        watch.lap("speech")
-        texts = self._embed_texts([video_text(video, said) for (video, _, _), (said, _) in zip(good, spoken, strict=True)])
+        words = [self._words(video, clip, watch) for video, _, clip in good]
+        texts = self._embed_texts(
+            [video_text(video, found.transcript, found.onscreen) for (video, _, _), found in zip(good, words, strict=True)]
+        )
         watch.lap("text")
         looks = self._look([clip for _, _, clip in good])
         watch.lap("embed")
         assembled = [
-            self._assemble(video, fetched, clip, *speech, text, *look, run_id, now)
-            for (video, fetched, clip), speech, text, look in zip(good, spoken, texts, looks, strict=True)
+            replace(
+                self._facts(video, fetched, clip),
+                transcript=found.transcript,
+                transcript_source=found.source,
+                speech_segments=found.speech.segments,
+                spoken_language=found.speech.language,
+                onscreen_text=found.onscreen,
+                tempo_bpm=found.tempo_bpm,
+                text_embedding=text,
+                visual_embedding=look.embedding if video.embedding is None else video.embedding,
+                frame_embeddings=look.frames if video.embedding is None else video.frame_embeddings,
+                visual_tags=look.tags,
+                extracted_at=now,
+                run_id=run_id,
+            )
+            for (video, fetched, clip), found, text, look in zip(good, words, texts, looks, strict=True)
         ]
         watch.lap("frames")
         self.busy.add(watch.seconds)
@@ -275,13 +214,20 @@ class Extractor:
             return Transient(f"{fetched.path}: changed while it was read; run again when its upload is complete")
         return decoded
 
-    def _transcript(self, video: Video, clip: Decoded) -> tuple[str, Literal["manifest", "speech", "none"]]:
+    def _words(self, video: Video, clip: Decoded, watch: Stopwatch) -> _Words:
+        speech, listening = Speech(), video.transcript is None and clip.has_audio
+        if self._transcriber is not None and listening:
+            speech = self._transcriber.transcribe(clip.speech, video.language)
+        watch.lap("speech")
+        onscreen = "" if self._screen_reader is None else self._screen_reader.read(clip.stills)
+        watch.lap("read")
+        tempo_bpm = None
+        if self._tempo_meter is not None and clip.has_audio:
+            tempo_bpm = self._tempo_meter.beats_a_minute(clip.speech)
+        watch.lap("tempo")
         if video.transcript is not None:
-            return video.transcript, "manifest"
-        if self._transcriber is None or not clip.has_audio:
-            return "", "none"
-        said = self._transcriber.transcribe(clip.speech, video.language).strip()
-        return said, "speech" if said else "none"
+            return _Words(video.transcript, "manifest", speech, onscreen, tempo_bpm)
+        return _Words(speech.text, "speech" if speech.text else "none", speech, onscreen, tempo_bpm)
 
     def _embed_texts(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """One embedding a text, of unit length: the mean over its pieces; empty for no text."""
@@ -299,10 +245,10 @@ class Extractor:
             found.append(tuple(float(value) for value in mean / length) if length > 0 else ())
         return found
 
-    def _look(self, clips: Sequence[Decoded]) -> list[tuple[tuple[float, ...], tuple[Tag, ...]]]:
-        """Embedding and tags of each clip, its pictures encoded together with those of its neighbours."""
+    def _look(self, clips: Sequence[Decoded]) -> list[_Look]:
+        """Each clip's pictures, encoded together with those of its neighbours."""
         if self._visual_encoder is None or not clips:
-            return [((), ())] * len(clips)
+            return [_Look()] * len(clips)
         images = [still.image for clip in clips for still in clip.stills]
         batches = [self._visual_encoder.encode(images[start : start + IMAGE_BATCH]) for start in range(0, len(images), IMAGE_BATCH)]
         embeddings = np.concatenate([embedding for embedding, _ in batches])
@@ -313,24 +259,14 @@ class Extractor:
         for clip in clips:
             end = start + len(clip.stills)
             mean = embeddings[start:end].mean(axis=0, dtype=np.float64)
+            each = embeddings[start:end] if self._per_frame else ()
             tags = tags_of(probabilities[start:end], labels)
-            found.append((tuple(float(value) for value in mean), tags))
+            found.append(_Look(tuple(map(float, mean)), tags, tuple(tuple(map(float, row)) for row in each)))
             start = end
         return found
 
-    def _assemble(
-        self,
-        video: Video,
-        fetched: Fetched,
-        clip: Decoded,
-        transcript: str,
-        source: Literal["manifest", "speech", "none"],
-        text_embedding: tuple[float, ...],
-        visual_embedding: tuple[float, ...],
-        tags: tuple[Tag, ...],
-        run_id: str,
-        now: datetime,
-    ) -> VideoFeatures:
+    def _facts(self, video: Video, fetched: Fetched, clip: Decoded) -> VideoFeatures:
+        """What the manifest and the decoder say, before anybody has listened, read or looked."""
         return VideoFeatures(
             video_id=video.video_id,
             content_hash=fetched.content_hash,
@@ -358,48 +294,12 @@ class Extractor:
             shot_starts_s=clip.shot_starts_s,
             visual_stats=clip.visual_stats,
             sound_stats=clip.sound_stats,
-            transcript=transcript,
-            transcript_source=source,
-            text_embedding=text_embedding,
-            visual_embedding=visual_embedding if video.embedding is None else video.embedding,
-            visual_tags=tags,
             fingerprints=clip.fingerprints,
             fingerprint_times_s=clip.fingerprint_times_s,
             decode_warnings=clip.warnings,
-            extracted_at=now,
-            run_id=run_id,
         )
 
 
 def _frame(still: Still) -> Frame:
     height, width = still.image.shape[:2]
     return Frame(still.timestamp_s, width, height, encode_jpeg(still.image))
-
-
-def video_text(video: Video, transcript: str) -> str:
-    """All words of a video: title, description, hashtags and transcript, one after the other."""
-    parts: Iterable[str] = (video.title, video.description, " ".join(video.hashtags), transcript)
-    return "\n".join(part.strip() for part in parts if part.strip())
-
-
-def text_pieces(text: str) -> list[str]:
-    """A text in pieces of about 100 English words, so that an encoder that reads 128 tokens sees all of it.
-
-    Of a very long one, 64 pieces spread over it.
-    """
-    pieces = textwrap.wrap(text, PIECE_CHARACTERS, break_on_hyphens=False)
-    if len(pieces) > MAX_PIECES:
-        pieces = [pieces[round(at * (len(pieces) - 1) / (MAX_PIECES - 1))] for at in range(MAX_PIECES)]
-    return pieces
-
-
-def tags_of(probabilities: Floats, labels: Sequence[str]) -> tuple[Tag, ...]:
-    """What is confidently seen in any picture: at most eight labels with a probability of 0.4 or more, highest first.
-
-    Args:
-        probabilities: shape (pictures, labels). Below about 0.4 the built-in model's guesses are nonsense.
-    """
-    highest = probabilities.max(axis=0)
-    confident = [int(at) for at in np.flatnonzero(highest >= TAG_PROBABILITY)]
-    order = sorted(confident, key=lambda at: (-highest[at], at))
-    return tuple(Tag(labels[at], float(highest[at])) for at in order[:MAX_TAGS])

@@ -6,21 +6,25 @@ leads to a still, is `features.videos.keyframes`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from features.errors import Permanent
-from features.videos.packets import each_frame
+from features.videos.choice import Candidates, Looks, Shot, choose
+from features.videos.packets import each_picture
 from features.videos.probe import Limits, Probe, check_duration, check_pixels, plausible_aspect
+from features.videos.rgb import Image as Image
+from features.videos.rgb import to_rgb as to_rgb
+from features.videos.shots import Cuts
+from features.videos.spread import Spread
 
 STILLS = 8
 LONGEST_SIDE = 512
@@ -32,9 +36,10 @@ THUMBNAIL_STEP_S = 0.2
 MAX_THUMBNAILS = 3000
 
 SAMPLE_SIDE = 128
-SAMPLE_STEP_S = 1.0
+SAMPLE_STEP_S = 0.25
 MAX_SAMPLES = 1200
-"""Pictures for fingerprints: one a second, or as many as this spread over a video that is longer."""
+"""Pictures for fingerprints: four a second, or as many as this spread over a video that is longer. Of a copy that begins elsewhere
+the pictures lie between those of the original: the denser they are, the less has moved."""
 
 CANDIDATES = 64
 CANDIDATE_BYTES = 256 << 20
@@ -43,64 +48,6 @@ CANDIDATE_BYTES = 256 << 20
 JUMP_S = 10.0
 JUMP_OF_UNKNOWN_S = 60.0
 """A step in time longer than this is damage, not a long still picture: beyond the header's duration, or without one."""
-
-Image = NDArray[np.uint8]
-Item = TypeVar("Item")
-
-
-class Spread(Generic[Item]):
-    """Keeps a bounded, evenly spread choice out of a stream of unknown length, in time order.
-
-    Args:
-        capacity: most items ever held, at least 2.
-        step_s: least distance between two that are kept, seconds; it grows as the stream turns out longer.
-    """
-
-    def __init__(self, capacity: int, step_s: float = 0.0) -> None:
-        self._capacity = max(2, capacity)
-        self._step = step_s
-        self._held: list[tuple[float, Item]] = []
-
-    def wants(self, time_s: float) -> bool:
-        """Whether an item of this time would be kept; times do not decrease."""
-        return not self._held or time_s - self._held[-1][0] >= self._step - 1e-6
-
-    def add(self, time_s: float, item: Item) -> None:
-        """Takes an item, and thins out what is held when that becomes too much."""
-        if not self.wants(time_s):
-            return
-        self._held.append((time_s, item))
-        if len(self._held) > self._capacity:
-            self._thin()
-
-    def _thin(self) -> None:
-        span = self._held[-1][0] - self._held[0][0]
-        self._step = max(self._step, 2 * span / self._capacity)
-        kept = self._held[:1]
-        for entry in self._held[1:]:
-            if entry[0] - kept[-1][0] >= self._step - 1e-6:
-                kept.append(entry)
-        self._held = kept if span > 0 else self._held[: self._capacity // 2]
-
-    def all(self) -> list[tuple[float, Item]]:
-        """Everything held, in time order."""
-        return list(self._held)
-
-    def choose(self, number: int, end_s: float) -> list[tuple[float, Item]]:
-        """Up to `number` different ones, nearest to the middles of that many equal parts of the time until `end_s`."""
-        if len(self._held) <= number:
-            return self.all()
-        start = self._held[0][0]
-        part = (max(end_s, self._held[-1][0]) - start) / number
-        chosen: list[tuple[float, Item]] = []
-        first = 0
-        for index in range(number):
-            target = start + (index + 0.5) * part
-            last = len(self._held) - (number - index)
-            best = min(range(first, last + 1), key=lambda at: abs(self._held[at][0] - target))
-            chosen.append(self._held[best])
-            first = best + 1
-        return chosen
 
 
 @dataclass
@@ -152,10 +99,11 @@ class Pictures:
         thumbnail_times: seconds, shape (n,).
         width, height: as displayed: after rotation and sample aspect ratio.
         rotation: degrees clockwise the picture was turned to stand upright: 0, 90, 180, 270.
-        samples: upright RGB of 128 x 128, squeezed to that, about one a second; for fingerprints.
+        samples: upright RGB of 128 x 128, squeezed to that, about four a second; for fingerprints.
         decoded: number of frames.
         duration_s: seconds from the first frame to the end of the last.
         warnings: what was wrong and survivable.
+        shot_starts_s: when each shot begins, seconds, the first one at 0; empty where too little was decoded to know.
         pairs: thumbnails `THUMBNAIL_STEP_S` apart, where the other ones are further apart than that; None: they are not.
     """
 
@@ -169,6 +117,7 @@ class Pictures:
     decoded: int
     duration_s: float
     warnings: tuple[str, ...]
+    shot_starts_s: tuple[float, ...] = ()
     pairs: tuple[tuple[Image, Image], ...] | None = None
 
 
@@ -218,42 +167,81 @@ def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> P
         MemoryError: the process's limit is reached.
     """
     warnings: list[str] = []
+    return see_all(each_picture(container, clip.video_index, warnings), clip, limits, warnings)
+
+
+def see_all(frames: Iterable[tuple[VideoFrame, bool]], clip: Probe, limits: Limits, warnings: list[str]) -> Pictures:
+    """Sees a video from its first to its last frame.
+
+    Args:
+        frames: in time order, each with whether damage may show in it that it does not report.
+        clip: what the file claims.
+        limits: what one video may cost.
+        warnings: what went wrong while `frames` were decoded; gets more.
+
+    Raises:
+        Permanent: `no_frames`, `too_large` or `too_long`.
+        MemoryError: the process's limit is reached.
+    """
     clock = Clock(clip.fps, clip.duration_s)
-    size = max(1, clip.width * clip.height * 2)
-    capacity = max(2 * STILLS, min(CANDIDATES, CANDIDATE_BYTES // size))
-    whole_frames: Spread[VideoFrame] = Spread(capacity)
-    damaged_frames: Spread[VideoFrame] = Spread(STILLS)
+    whole_frames: Candidates[VideoFrame] = Candidates(CANDIDATES)
+    damaged_frames: Candidates[VideoFrame] = Candidates(STILLS)
     thumbnails: Spread[Image] = Spread(MAX_THUMBNAILS, THUMBNAIL_STEP_S)
     samples: Spread[Image] = Spread(MAX_SAMPLES, SAMPLE_STEP_S)
+    cuts = Cuts()
     decoded = damaged = 0
     time = 0.0
-    for frame in _frames(container, clip.video_index, warnings):
+    last: VideoFrame | None = None
+    for frame, doubtful in frames:
         check_pixels(frame.width, frame.height, limits)
         time = clock.tick(frame.time)
         check_duration(time, limits)
+        if last is None:
+            whole_frames = Candidates(most_held(frame, clip))
         decoded += 1
+        last = frame
         if frame.is_corrupt:
             damaged += 1
             damaged_frames.add(time, frame)
-        else:
-            whole_frames.add(time, frame)
-            if thumbnails.wants(time):
-                thumbnails.add(time, thumbnail_of(frame))
-            if samples.wants(time):
-                samples.add(time, sample_of(frame))
-    if not decoded:
+            continue
+        if thumbnails.wants(time):
+            thumbnail = thumbnail_of(frame)
+            thumbnails.add(time, thumbnail)
+            cut = cuts.see(time, thumbnail)
+            if cut is not None:
+                whole_frames.cut(cut)
+        whole_frames.add(time, frame, doubtful)
+        if samples.wants(time):
+            samples.add(time, sample_of(frame))
+    if last is None:
         said = "; ".join(warnings) or "its packets hold none"
         raise Permanent(f"no frame of its {clip.video_codec} video decodes ({said}): the file is damaged", "no_frames")
     if damaged:
         warnings.append(f"{damaged} of {decoded} frames are damaged" + (" and were left out" if damaged < decoded else ""))
     if clock.repaired:
         warnings.append(f"{clock.repaired} timestamps were missing, out of order or far off, and were counted instead")
-    end = time + 1 / (clip.fps or 25.0)
+    end = time + _shown_s(last, time, clip)
     warnings += ends_early(end, clip)
-    chosen = (whole_frames if decoded > damaged else damaged_frames).choose(STILLS, end)
+    shots: Sequence[Shot[VideoFrame]] = (whole_frames if decoded > damaged else damaged_frames).shots
     if decoded == damaged:
-        thumbnails.add(chosen[0][0], thumbnail_of(chosen[0][1]))
-    return pictures_of(chosen, clip, thumbnails.all(), samples.all(), decoded, end, warnings)
+        for entry in shots[0].held:
+            thumbnails.add(entry.time_s, thumbnail_of(entry.item))
+    chosen = choose(shots, Looks(thumbnails.all()), STILLS, end)
+    starts = tuple(shot.start_s for shot in shots)
+    return pictures_of(chosen, clip, thumbnails.all(), samples.all(), decoded, end, warnings, starts)
+
+
+def most_held(first: VideoFrame, clip: Probe) -> int:
+    """How many frames of a video are held back at most, by the size of the first one: see `CANDIDATE_BYTES`."""
+    pixels = max(1, first.width * first.height, clip.width * clip.height)
+    size = pixels * max(16, first.format.padded_bits_per_pixel) // 8
+    return max(2 * STILLS, min(CANDIDATES, CANDIDATE_BYTES // size))
+
+
+def _shown_s(last: VideoFrame, time_s: float, clip: Probe) -> float:
+    """How long the last frame is shown, seconds, as far as what the file says of it is plausible."""
+    said = float(last.duration * last.time_base) if last.duration and last.time_base else 0.0
+    return said if 0 < said <= max(JUMP_S, clip.duration_s - time_s) else 1 / (clip.fps or 25.0)
 
 
 def ends_early(end_s: float, clip: Probe) -> list[str]:
@@ -271,6 +259,7 @@ def pictures_of(
     decoded: int,
     duration_s: float,
     warnings: Sequence[str],
+    shot_starts_s: tuple[float, ...] = (),
     pairs: tuple[tuple[Image, Image], ...] | None = None,
 ) -> Pictures:
     """Puts together what was seen; the first still says how the video is displayed."""
@@ -288,20 +277,9 @@ def pictures_of(
         decoded=decoded,
         duration_s=duration_s,
         warnings=tuple(warnings),
+        shot_starts_s=shot_starts_s,
         pairs=pairs,
     )
-
-
-def one_thread(container: InputContainer, index: int) -> VideoStream:
-    """A video stream, to be decoded by this thread alone."""
-    stream = cast(VideoStream, container.streams[index])
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
-    return stream
-
-
-def _frames(container: InputContainer, index: int, warnings: list[str]) -> Iterator[VideoFrame]:
-    return cast(Iterator[VideoFrame], each_frame(container, one_thread(container, index), "video", warnings))
 
 
 def _aspect(frame: VideoFrame, clip: Probe) -> Fraction:
@@ -328,20 +306,6 @@ def thumbnail_of(frame: VideoFrame) -> Image:
 def sample_of(frame: VideoFrame) -> Image:
     """RGB of shape (128, 128, 3), squeezed to that shape and upright."""
     return Orientation.of(frame).upright(to_rgb(frame, SAMPLE_SIDE, SAMPLE_SIDE, "AREA"))
-
-
-def to_rgb(frame: VideoFrame, width: int, height: int, interpolation: str) -> Image:
-    """A decoded frame scaled to RGB of shape (height, width, 3), on this thread alone."""
-    scaled = frame.reformat(
-        width,
-        height,
-        "rgb24",
-        interpolation=interpolation,
-        src_color_range=frame.color_range,
-        dst_color_range="JPEG",
-        threads=1,
-    )
-    return np.asarray(scaled.to_ndarray(), dtype=np.uint8)
 
 
 def encode_jpeg(image: Image, quality: int = JPEG_QUALITY) -> bytes:

@@ -144,9 +144,7 @@ class SavedModelNetwork:
         self.image = image_input(place, asked_name, asked.shape.as_list(), asked.dtype.name, side)
         answers = self._signature.structured_outputs
         flat = {name: spec for name, spec in sorted(answers.items()) if spec.shape.rank in (None, 2)}
-        self.outputs: Mapping[str, int] = {
-            name: int(spec.shape[1] or 0) if spec.shape.rank else 0 for name, spec in flat.items()
-        }
+        self.outputs: Mapping[str, int] = {name: int(spec.shape[1] or 0) if spec.shape.rank else 0 for name, spec in flat.items()}
         self._tensor = tf.constant
 
     def run(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:

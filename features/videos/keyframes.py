@@ -1,7 +1,8 @@
 """Stills without reading everything: all packets are listed, and only those are decoded that lead to a picture that is wanted.
 
 A keyframe costs one picture; any other costs all pictures since its keyframe. So a keyframe stands for its neighbourhood: where
-one lies near the middle of a part of the video, that is the part's still. Packets are passed over in their order and never
+one lies near the middle of a part of the video, that is the part's picture. Of these the stills are chosen as if the video were one
+shot, since it is not known where shots begin. Packets are passed over in their order and never
 sought: after a seek some files give another picture than the one that was asked for.
 """
 
@@ -13,25 +14,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import av
-import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from features.videos.frames import (
-    JUMP_S,
-    STILLS,
-    THUMBNAIL_STEP_S,
-    Pictures,
-    ends_early,
-    one_thread,
-    pictures_of,
-    sample_of,
-    thumbnail_of,
-)
-from features.videos.packets import each_packet
+from features.videos.choice import Candidate, Looks, Shot, choose, is_blank
+from features.videos.frames import JUMP_S, STILLS, THUMBNAIL_STEP_S, Pictures, ends_early, pictures_of, sample_of, thumbnail_of
+from features.videos.packets import each_packet, has_alpha_beside, one_thread
 from features.videos.probe import Limits, Probe, check_duration, check_pixels
 
 NEAR = 0.5
@@ -41,8 +32,10 @@ WORTH_IT = 0.6
 MAX_PACKETS = 500_000
 ALTERING: tuple[Literal["new_extradata", "param_change", "palette"], ...] = ("new_extradata", "param_change", "palette")
 """What a packet may carry that changes how all later ones are decoded: none of those may be passed over."""
-BLANK = 2.0
-"""Standard deviation of luma, 0 to 127, below which a picture shows nothing."""
+LOOKED_AT = 12
+CHEAP = 0.15
+"""So many pictures are looked at, to choose stills that show something, and not the same as another, where at most such a share of
+all pictures has to be decoded for that; else only as many as there are stills."""
 BLANK_PATIENCE_S = 1.0
 """How long a picture that shows something is waited for: a fade out of black."""
 
@@ -68,12 +61,14 @@ class Timeline:
 
 def timeline(container: InputContainer, index: int) -> Timeline | None:
     """Lists the packets of a stream, which leaves the container at its end; None where they do not say enough to rely on."""
+    if has_alpha_beside(container.streams[index]):
+        return None
     times: list[float] = []
     keys: list[bool] = []
     shown: list[bool] = []
     try:
         for packet in each_packet(container, index):
-            if packet.pts is None or packet.time_base is None or len(times) == MAX_PACKETS:
+            if packet.pts is None or packet.time_base is None or packet.is_corrupt or len(times) == MAX_PACKETS:
                 return None
             if times and any(packet.has_sidedata(kind) for kind in ALTERING):
                 return None
@@ -102,7 +97,7 @@ def plan(line: Timeline, number: int = STILLS, near: float = NEAR) -> dict[int, 
 
     Args:
         line: the packets.
-        number: stills, one for each of as many equal parts of the video.
+        number: pictures, one for each of as many equal parts of the video.
         near: how far from a part's middle a keyframe may lie to stand for it, in parts; 0: the middles themselves.
     """
     starts = np.flatnonzero(line.keys)
@@ -156,7 +151,7 @@ class _Run:
         if self.taken and self.follower is None and time - self.taken[0][0] >= THUMBNAIL_STEP_S - 1e-6:
             self.follower = frame
         if self.times and time >= self.times[0] - self.half_s:
-            if is_blank(frame) and time < self.times[0] + BLANK_PATIENCE_S:
+            if is_blank(thumbnail_of(frame)) and time < self.times[0] + BLANK_PATIENCE_S:
                 self._spare = self._spare or (time, frame)
                 return
             self._take(time, frame)
@@ -185,9 +180,11 @@ def decode_keyframes(container: InputContainer, clip: Probe, limits: Limits, lin
         MemoryError: the process's limit is reached.
     """
     check_duration(line.end_s, limits)
-    wanted = plan(line)
+    wanted, more = plan(line), plan(line, LOOKED_AT)
     if cost(line, wanted) > WORTH_IT:
         return None
+    if cost(line, more) <= CHEAP:
+        wanted = more
     try:
         runs = list(_runs(container, clip, limits, line, wanted))
     except MemoryError:
@@ -196,11 +193,16 @@ def decode_keyframes(container: InputContainer, clip: Probe, limits: Limits, lin
         return None
     taken = [each for run in runs for each in run.taken]
     pairs = tuple((thumbnail_of(run.taken[0][1]), thumbnail_of(run.follower)) for run in runs if run.follower is not None)
-    if len(taken) < STILLS // 2 or not pairs or any(run.no_keyframe for run in runs):
+    if not taken or not pairs or any(run.no_keyframe for run in runs):
         return None
     thumbnails = [(time, thumbnail_of(frame)) for time, frame in taken]
     samples = [(time, sample_of(frame)) for time, frame in taken]
-    return pictures_of(taken, clip, thumbnails, samples, len(line.times), line.end_s, ends_early(line.end_s, clip), pairs)
+    shot = Shot(0.0, [Candidate(time, frame) for time, frame in taken])
+    chosen = choose([shot], Looks(thumbnails), STILLS, line.end_s)
+    if len(chosen) < STILLS // 2:
+        return None
+    warnings = ends_early(line.end_s, clip)
+    return pictures_of(chosen, clip, thumbnails, samples, len(line.times), line.end_s, warnings, pairs=pairs)
 
 
 def _runs(
@@ -242,8 +244,3 @@ def _show(run: _Run, frames: list[VideoFrame], line: Timeline, limits: Limits) -
         check_pixels(frame.width, frame.height, limits)
         if frame.time is not None and not frame.is_corrupt and not run.done:
             run.see(frame.time - line.first_s, frame)
-
-
-def is_blank(frame: VideoFrame) -> bool:
-    """Whether a picture is of one colour: black before the first scene, white between two."""
-    return float(cv2.cvtColor(thumbnail_of(frame), cv2.COLOR_RGB2GRAY).std()) < BLANK

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import av
+from av.codec import CodecContext
 from av.container import InputContainer
 from av.frame import Frame
 from av.packet import Packet
 from av.stream import Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""FFmpeg's own decoders of these leave transparency out, which WebM keeps beside the picture."""
+
+Decode = Callable[["Packet[Any]"], list[Any]]
 
 
 def each_packet(container: InputContainer, index: int) -> Iterator[Packet[Any]]:
@@ -31,7 +39,77 @@ def each_frame(container: InputContainer, stream: Stream, kind: str, warnings: l
     Raises:
         MemoryError: the process's limit is reached.
     """
-    bad = 0
+    for frames, _ in _each_decoded(container, stream, kind, warnings, lambda packet: cast(list[Frame], packet.decode())):
+        yield from frames
+
+
+def each_picture(container: InputContainer, index: int, warnings: list[str]) -> Iterator[tuple[VideoFrame, bool]]:
+    """Every picture of a video stream that decodes, on this thread alone, and whether it may show damage that no decoder reports.
+
+    That is so before the first keyframe, and from a packet that is broken until the next keyframe: what is decoded there leans on
+    pictures that are not there. Otherwise like `each_frame`.
+    """
+    stream = one_thread(container, index)
+    trust = _Trust()
+    for frames, broken in _each_decoded(container, stream, "video", warnings, _decoder(stream)):
+        if broken is not None:
+            trust.lose(broken)
+        for frame in frames:
+            yield frame, trust.doubts(frame)
+
+
+def one_thread(container: InputContainer, index: int) -> VideoStream:
+    """A video stream, to be decoded by this thread alone."""
+    stream = cast(VideoStream, container.streams[index])
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def has_alpha_beside(stream: Stream) -> bool:
+    """Whether a stream keeps its transparency beside its pictures, as WebM does."""
+    return stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ALPHA_DECODERS
+
+
+def _decoder(stream: VideoStream) -> Decode:
+    if not has_alpha_beside(stream):
+        return lambda packet: cast(list[Any], packet.decode())
+    context = cast(Any, CodecContext.create(ALPHA_DECODERS[stream.codec_context.name], "r"))
+    context.thread_type, context.thread_count = "NONE", 1
+    return lambda packet: cast(list[Any], context.decode(packet if packet.size else None))
+
+
+class _Trust:
+    """Whether a picture may show damage, by the times of broken packets and of keyframes, in the stream's own units."""
+
+    def __init__(self) -> None:
+        self._key: int | None = None
+        self._broken: tuple[int, int] | None = None
+        self._untimed = True
+
+    def lose(self, packet: Packet[Any]) -> None:
+        """A packet is broken. That shows in whatever is decoded after it, some of which is shown before, until a keyframe."""
+        shown = packet.pts if packet.pts is not None else packet.dts
+        if shown is None:
+            self._untimed = True
+        elif self._broken is None or shown > self._broken[0]:
+            self._broken = shown, shown if packet.dts is None else packet.dts
+
+    def doubts(self, frame: VideoFrame) -> bool:
+        """Whether the next picture may show damage."""
+        if frame.key_frame:
+            self._key, self._untimed = frame.pts, False
+        if self._untimed or self._broken is None or self._key is None or frame.pts is None:
+            return self._untimed
+        shown, decoded = self._broken
+        return self._key <= shown and decoded <= frame.pts
+
+
+def _each_decoded(
+    container: InputContainer, stream: Stream, kind: str, warnings: list[str], decode: Decode
+) -> Iterator[tuple[list[Any], Packet[Any] | None]]:
+    """What each packet gives, and the packet itself if it is broken."""
+    bad = marked = 0
     packets = container.demux(stream)
     while True:
         try:
@@ -44,10 +122,15 @@ def each_frame(container: InputContainer, stream: Stream, kind: str, warnings: l
         if packet is None:
             break
         try:
-            yield from cast(list[Frame], packet.decode())
+            frames, broken = decode(packet), packet if packet.is_corrupt else None
+            marked += packet.is_corrupt
         except MemoryError:
             raise
         except av.FFmpegError:
             bad += 1
+            frames, broken = [], packet
+        yield frames, broken
     if bad:
         warnings.append(f"{bad} {kind} packets did not decode")
+    if marked:
+        warnings.append(f"{marked} {kind} packets arrived damaged")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 from av.container import InputContainer
@@ -144,7 +145,7 @@ def probe(container: InputContainer, limits: Limits) -> Probe:
         kinds = ", ".join(sorted({item.type for item in container.streams})) or "nothing"
         raise Permanent(f"no video stream, only {kinds}: a video is needed", "no_video")
     if stream.codec_context is None:
-        raise Permanent("FFmpeg has no decoder for its video stream: convert it to H.264", "no_decoder")
+        raise Permanent(f"FFmpeg has no decoder here for {_codec_of(container, stream.index)}: convert it to H.264", "no_decoder")
     width, height = stream.codec_context.width, stream.codec_context.height
     check_pixels(width, height, limits)
     duration = _duration_s(container, stream)
@@ -197,6 +198,21 @@ def plausible_aspect(ratio: Fraction | None) -> Fraction:
     if not ratio or not SAMPLE_ASPECT_RANGE[0] <= ratio <= SAMPLE_ASPECT_RANGE[1]:
         return Fraction(1)
     return Fraction(ratio)
+
+
+def _codec_of(container: InputContainer, index: int) -> str:
+    """What FFmpeg calls the codec of a stream, and what the file calls it; only FFmpeg's own description of a file tells."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        said = str(cast(Any, container).dumps_format())
+    finally:
+        av.logging.set_level(level)
+    found = re.search(rf"^  Stream #0:{index}\b.*?: Video: (\w+)(?: \((.{{1,16}}) / 0x)?", said, re.MULTILINE)
+    if found is None:
+        return "its video stream"
+    names = [name for name in dict.fromkeys(found.groups("none")) if name != "none"]
+    return f"its codec {', '.join(names)}" if names else "its codec, which it does not know"
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 DECODING = ("open", "decode", "measure", "sound")
 """Phases inside the decoding process: header, pictures, their numbers and fingerprints, sound and its numbers.
 
-Around it are `fetch` (reading and hashing the bytes), `process` (what a process of its own costs), `speech`, `text`, `embed` and
-`frames` (writing JPEG).
+Around it are `fetch` (reading and hashing the bytes), `process` (what a process of its own costs), `speech`, `read` (words in the
+pictures), `tempo`, `text`, `embed` and `frames` (writing JPEG).
 """
 
 

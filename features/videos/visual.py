@@ -16,19 +16,10 @@ from numpy.typing import NDArray
 
 from features.videos.frames import Image, Pictures
 
-CUT_RATIO = 3.0
-CUT_LEAST = 15.0
-CUT_WINDOW = 2
-"""PySceneDetect's AdaptiveDetector: `adaptive_threshold`, `min_content_val` (0 to 255) and `window_width` (thumbnails)."""
 
-
-def visual_stats(pictures: Pictures, starts: Sequence[float]) -> tuple[float, ...]:
-    """The numbers in the order of `VISUAL_STATS`, each finite but the rate of cuts, which is NaN where `starts` is empty.
-
-    Args:
-        pictures: of one video.
-        starts: its shots, from `shot_starts`.
-    """
+def visual_stats(pictures: Pictures) -> tuple[float, ...]:
+    """The numbers in the order of `VISUAL_STATS`, each finite but the rate of cuts, which is NaN where shots are not known."""
+    starts = pictures.shot_starts_s
     stills = np.mean([still_stats(still.image) for still in pictures.stills], axis=0)
     steps = [pictures.thumbnails] if pictures.pairs is None else [np.stack(pair) for pair in pictures.pairs]
     return (
@@ -36,13 +27,6 @@ def visual_stats(pictures: Pictures, starts: Sequence[float]) -> tuple[float, ..
         float(np.mean([motion(step) for step in steps])),
         (len(starts) - 1) / max(pictures.duration_s, 1e-3) if starts else math.nan,
     )
-
-
-def shot_starts(pictures: Pictures) -> list[float]:
-    """When each shot begins, seconds, the first one at 0; empty where too little was decoded to know."""
-    if pictures.pairs is not None:
-        return []
-    return [0.0, *(float(pictures.thumbnail_times[at]) for at in hard_cuts(pictures.thumbnails))]
 
 
 def still_stats(image: Image) -> tuple[float, float, float, float, float, float]:
@@ -81,28 +65,6 @@ def motion(thumbnails: Image) -> float:
         return 0.0
     luma = _each(thumbnails, cv2.COLOR_RGB2GRAY)
     return float(np.abs(np.diff(luma, axis=0)).mean() / 255)
-
-
-def hard_cuts(thumbnails: Image) -> list[int]:
-    """Positions of the thumbnails that begin a new shot.
-
-    The change between two neighbours is the mean absolute difference of hue, saturation and value (PySceneDetect's
-    ContentDetector); it is a cut when it is at least 15 and three times the mean change around it (its AdaptiveDetector).
-    """
-    if len(thumbnails) < 2:
-        return []
-    hsv = _each(thumbnails, cv2.COLOR_RGB2HSV)
-    hue = np.abs(np.diff(hsv[..., 0], axis=0))
-    hue = np.minimum(hue, 180 - hue)
-    rest = np.abs(np.diff(hsv[..., 1:], axis=0)).mean(axis=(1, 2))
-    change = (hue.mean(axis=(1, 2)) + rest.sum(axis=1)) / 3
-    return [at + 1 for at in range(len(change)) if _stands_out(change, at)]
-
-
-def _stands_out(change: NDArray[np.float64], at: int) -> bool:
-    around = np.concatenate([change[max(0, at - CUT_WINDOW) : at], change[at + 1 : at + 1 + CUT_WINDOW]])
-    usual = float(around.mean()) if len(around) else 0.0
-    return bool(change[at] >= CUT_LEAST and change[at] >= CUT_RATIO * usual)
 
 
 def _each(images: Image | Sequence[Image], conversion: int) -> NDArray[np.float64]:

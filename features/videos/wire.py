@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 REQUEST_BYTES = 512
-MAX_HEADER_BYTES = 1 << 17
+MAX_HEADER_BYTES = 1 << 18
 MAX_WARNINGS = 20
 MAX_SHOTS = 1000
 MAX_FINGERPRINTS = 1200
 MODES = ("exact", "keyframes")
-"""How stills are chosen: each from the very middle of its eighth of the video, or a keyframe stands for the eighth it lies in."""
+"""How stills are chosen: out of all pictures, by shots; or out of a dozen, for which keyframes stand where some are near."""
 EXAMINE = "examine"
 """The mode in which a child decodes nothing, but examines its walls."""
 EXIT_MEMORY = 71

@@ -20,7 +20,7 @@ from pipelines.commands.options import (
     Roots,
     WorkspacePath,
 )
-from pipelines.commands.stages import OnlyAttributes, RetryFailed, end_stage
+from pipelines.commands.stages import EachDuplicate, OnlyAttributes, RetryFailed, end_stage
 
 if TYPE_CHECKING:
     from pipelines.project import Project
@@ -47,6 +47,7 @@ def annotate(
         list[str] | None,
         typer.Option("--kind", help="With --only-failed: only dead letters of this kind, such as refused. Repeatable."),
     ] = None,
+    each_duplicate: EachDuplicate = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Ask nobody: forecast requests, tokens and cost from 50 of the videos.")
     ] = False,
@@ -86,6 +87,7 @@ def annotate(
         recording=recording,
         call_log=call_log,
         golden_folder=golden,
+        each_duplicate=each_duplicate,
         model_flags=model_flags,
         beam_args=tuple(beam_args or ()),
     )
@@ -123,6 +125,8 @@ def _forecast(project: Project, batch: bool, as_json: bool, how: dict[str, Any])
         f"{document['pairs']:,} questions about {document['videos']:,} videos; {document['reused']:,} are answered already, "
         f"{document['dead']:,} were refused before."
     )
+    if document["carried"]:
+        terminal.say(f"Their answers are carried over to {document['carried']:,} more questions, about near-duplicates.")
     rows = [
         ["requests", f"{document['requests']:,}"],
         ["input tokens", f"{document['input_tokens']:,}"],

@@ -211,7 +211,8 @@ def _asking(config: LaunchConfig, settings: str, feature_repo: str, flags: Mappi
     from pipelines.project import Project
 
     project = Project(settings, feature_repo, **flags)
-    return replace(config, definitions=project.asked, golden=project.golden, annotator=project.annotator_config)
+    asked = {"definitions": project.asked, "golden": project.golden, "annotator": project.annotator_config}
+    return replace(config, settings=project.configuration, **asked)
 
 
 def _show(found: list[Check], words: Plan) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from features.records import RunRecord
 
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try dead letters again although nothing about them changed.")]
+EachDuplicate = Annotated[
+    bool, typer.Option("--each-duplicate", help="Ask about every video itself, instead of one for all of its near-duplicates.")
+]
 OnlyAttributes = Annotated[list[str] | None, typer.Option("--attribute", "-a", help="Only this attribute. Repeatable.")]
 
 

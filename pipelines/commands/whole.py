@@ -21,7 +21,7 @@ from pipelines.commands.options import (
     Videos,
     WorkspacePath,
 )
-from pipelines.commands.stages import OnlyAttributes, RetryFailed
+from pipelines.commands.stages import EachDuplicate, OnlyAttributes, RetryFailed
 
 
 @with_model_options
@@ -39,13 +39,14 @@ def run(
     recording: Recording = "",
     online_store: Annotated[str | None, typer.Option("--online-store", help="sqlite, or redis://HOST:PORT.")] = None,
     retry_failed: RetryFailed = False,
+    each_duplicate: EachDuplicate = False,
     call_log: CallLog = "",
     golden: Golden = "",
     as_json: Json = False,
     beam_args: BeamArgs = None,
     model_flags: Any = None,
 ) -> None:
-    """From videos to attributes online: register, extract, annotate, distil, score, materialise, report.
+    """From videos to attributes online: register, extract, group near-duplicates, annotate, distil, score, materialise, report.
 
     Run it again at any time: what is done is not done again. Ctrl-C stops cleanly and leaves the rest pending.
     """
@@ -65,6 +66,7 @@ def run(
         golden_folder=golden,
         online_store=online_store,
         priority=priority,
+        each_duplicate=each_duplicate,
         model_flags=model_flags,
         beam_args=tuple(beam_args or ()),
     )

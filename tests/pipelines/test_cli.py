@@ -17,6 +17,7 @@ Run = Callable[..., Any]
 COMMANDS = [
     *("run", "register", "launch", "get", "extract", "annotate", "distill", "score", "materialize", "sample", "doctor"),
     *("attributes check", "attributes new", "attributes show", "attributes try", "videos check", "runs list", "runs show"),
+    *("duplicates", "duplicates find", "duplicates list", "duplicates split"),
     *("weights install", "weights list", "weights verify"),
 ]
 

@@ -34,7 +34,7 @@ import sys
 from features.workspace import Workspace
 from pipelines import extract
 from pipelines.encoders import EncoderConfig
-bare = EncoderConfig(speech=False, visual=False, text=False)
+bare = EncoderConfig(speech=False, onscreen=False, tempo=False, visual=False, text=False)
 extract.run(extract.ExtractConfig(Workspace(sys.argv[1]), sys.argv[2], encoders=bare))
 """
 

@@ -173,7 +173,14 @@ def test_a_mistake_is_told_before_anything_is_done(
 
 
 def test_no_stage_takes_a_secret_or_an_unknown_beam_option(corpus: Corpus, vidattr: Run, tmp_path: pathlib.Path) -> None:
-    stages = [("extract", "--videos", corpus.manifest), ("annotate",), ("distill",), ("score",), ("materialize",)]
+    stages = [
+        ("extract", "--videos", corpus.manifest),
+        ("duplicates", "find"),
+        ("annotate",),
+        ("distill",),
+        ("score",),
+        ("materialize",),
+    ]
     for stage in stages:
         for flag, sentence in (("--s3_secret_access_key=CANARY", "looks like a secret"), ("--nonsense=3", "no option --nonsense")):
             outcome = vidattr(*stage, "-w", tmp_path / "w", "--", flag)
@@ -197,6 +204,9 @@ class Recorded(Project):
     def extract(self, *given: Any, **named: Any) -> RunRecord:
         return self._did("extract")
 
+    def find_duplicates(self, *given: Any) -> RunRecord:
+        return self._did("duplicates")
+
     def annotate(self, *given: Any, **named: Any) -> RunRecord:
         return self._did("annotate")
 
@@ -214,7 +224,7 @@ def recorded(corpus: Corpus, workspace: pathlib.Path, repo: pathlib.Path) -> Rec
     return Recorded(str(workspace), str(repo / "feature_repo"), str(corpus.manifest), attributes=("cozy",))
 
 
-STAGES = ["extract", "annotate", "distill", "score", "materialize"]
+STAGES = ["extract", "duplicates", "annotate", "distill", "score", "materialize"]
 
 
 @pytest.mark.parametrize("at", [*STAGES, ""])
@@ -237,7 +247,7 @@ def test_only_a_lack_of_answers_lets_a_run_go_on_without_a_student(
     project = recorded(corpus, tmp_path, repo_root)
     object.__setattr__(project, "problem", NothingToLearn("too few answers"))
     whole = run_all(project, False, True, lambda sentence: None)
-    assert project.__dict__["did"] == ["extract", "annotate", "distill", "materialize"] and whole.exit_code == 0
+    assert project.__dict__["did"] == ["extract", "duplicates", "annotate", "distill", "materialize"] and whole.exit_code == 0
     assert whole.record.details["notes"] == ["No student was trained: too few answers"]
     object.__setattr__(project, "problem", InvalidInput("w: the disk is full"))
     with pytest.raises(InvalidInput, match="disk is full"):

@@ -108,7 +108,7 @@ def test_everything_comes_back(decoder: Decoder, clips: dict[str, str]) -> None:
     found = decoder.decode(clips["sound"])
     assert (found.width, found.height, found.rotation, found.fps, found.video_codec) == (64, 48, 0, 25.0, "mpeg4")
     assert found.duration_s == pytest.approx(2.0, abs=0.1)
-    assert len(found.stills) == 8 and len(found.fingerprints) == len(found.fingerprint_times_s) == 2
+    assert len(found.stills) == 8 and len(found.fingerprints) == len(found.fingerprint_times_s) == 8
     assert all(still.image.shape == (48, 64, 3) and still.image.std() > 10 for still in found.stills)
     assert len(found.visual_stats) == len(VISUAL_STATS) and len(found.sound_stats) == len(SOUND_STATS)
     assert found.has_audio and found.speech.dtype == np.float32 and len(found.speech) == pytest.approx(32000, abs=2000)
@@ -351,44 +351,6 @@ def test_nothing_is_printed(shared_data: pathlib.Path, repo_root: pathlib.Path) 
     assert done.stdout == done.stderr == b""
 
 
-ODD_CLIPS: dict[str, Any] = {
-    "audio-only.mp4": "no_video",
-    "av1.mkv": (640, 360, 0, 8),
-    "corrupted-midway.mp4": (1280, 720, 0, 8),
-    "empty.mp4": "empty",
-    "hevc-10bit.mp4": (200, 200, 0, 8),
-    "invalid-bitstream.webm": "no_frames",
-    "no-audio-decoder.mp4": "no_video",
-    "no-duration.webm": (1280, 720, 0, 8),
-    "odd-dimensions.webm": (161, 121, 0, 8),
-    "one-pixel.mp4": (1, 1, 0, 5),
-    "rotated-180.mov": (568, 320, 180, 3),
-    "rotated-270.mov": (320, 568, 270, 3),
-    "rotated-90.mov": (320, 568, 90, 3),
-    "text-file.mp4": "not_a_video",
-    "truncated.mp4": (1280, 720, 0, 8),
-    "unordered-timestamps.mov": (50, 50, 0, 4),
-    "will-not-open.mp4": "not_a_video",
-}
-
-
-@pytest.mark.parametrize("name", ODD_CLIPS)
-def test_odd_clips(decoder: Decoder, shared_data: pathlib.Path, name: str) -> None:
-    path = str(shared_data / "odd_clips" / name)
-    expected = ODD_CLIPS[name]
-    if isinstance(expected, str):
-        assert kind_of(lambda: decoder.decode(path)) == expected
-        return
-    found = decoder.decode(path)
-    assert (found.width, found.height, found.rotation, len(found.stills)) == expected
-    assert all(max(still.image.shape[:2]) <= 512 for still in found.stills)
-    assert bool(found.warnings) == (name in {"corrupted-midway.mp4", "truncated.mp4"})
-
-
-def test_all_odd_clips_are_in_the_table(shared_data: pathlib.Path) -> None:
-    assert sorted(os.listdir(shared_data / "odd_clips")) == sorted(ODD_CLIPS)
-
-
 # --- the answer is untrusted --------------------------------------------------------------------------------------------------
 
 
@@ -405,7 +367,7 @@ def header(**fields: Any) -> dict[str, Any]:
         "visual_stats": [0.0] * len(VISUAL_STATS),
         "sound_stats": [0.0] * len(SOUND_STATS),
         "has_audio": True,
-        "fingerprints": ["00ff" * 4],
+        "fingerprints": ["00ff" * 25],
         "fingerprint_times_s": [0.0],
         "speech": 2,
         "warnings": ["bad\x1b[31m"],
@@ -422,7 +384,7 @@ def packed(fields: dict[str, Any], body: bytes = bytes(10)) -> bytes:
 def test_a_good_answer() -> None:
     found = parse_reply(packed(header()))
     assert found.stills[0].image.shape == (1, 2, 3) and len(found.speech) == 2
-    assert found.fingerprints == (b"\x00\xff" * 4,) and found.warnings == ("bad?[31m",)
+    assert found.fingerprints == (b"\x00\xff" * 25,) and found.warnings == ("bad?[31m",)
     assert found.seconds == {"decode": 0.5}
     with pytest.raises(Permanent, match="why") as caught:
         parse_reply(packed({"failure": {"kind": "no_video", "message": "why"}}, b""))
@@ -448,8 +410,8 @@ def test_a_good_answer() -> None:
         {"has_audio": False},
         {"fingerprints": ["00"]},
         {"fingerprints": []},
-        {"fingerprint_times_s": [1.0, 1.0], "fingerprints": ["00ff" * 4] * 2},
-        {"fingerprints": ["zz" * 8]},
+        {"fingerprint_times_s": [1.0, 1.0], "fingerprints": ["00ff" * 25] * 2},
+        {"fingerprints": ["zz" * 50]},
         {"speech": 10**9},
         {"speech": True},
         {"speech": 1},

@@ -16,10 +16,14 @@ import numpy as np
 import pytest
 
 from features.errors import Permanent, Transient
-from features.records import Tag, Video, VideoFeatures, from_table, to_table
-from features.videos.extractor import Extractor, Fetched, content_hash, hash_file, tags_of, text_pieces, video_text
+from features.records import Segment, Tag, Video, VideoFeatures, from_table, to_table
+from features.videos.extractor import Extractor
+from features.videos.fetching import Fetched, content_hash, hash_file
+from features.videos.frames import Still
 from features.videos.manifest import load_manifest
 from features.videos.probe import Limits
+from features.videos.speech import Speech
+from features.videos.wording import tags_of, text_pieces, video_text
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -29,9 +33,31 @@ class CountingTranscriber:
 
     version = "count-1"
 
-    def transcribe(self, pcm: np.ndarray, language: str) -> str:
+    def transcribe(self, pcm: np.ndarray, language: str) -> Speech:
         assert pcm.dtype == np.float32 and pcm.ndim == 1
-        return f" {len(pcm) / 16000:.0f} seconds of {language or 'something'} " if np.abs(pcm).max() > 0.01 else "  "
+        if np.abs(pcm).max() <= 0.01:
+            return Speech()
+        said = f"{len(pcm) / 16000:.0f} seconds", f"of {language or 'something'}"
+        return Speech((Segment(0.25, 1.0, said[0]), Segment(1.0, 1.5, said[1])), language or "en")
+
+
+class ColourReader:
+    """Reads the names of colours."""
+
+    version = "colours-1"
+
+    def read(self, stills: Sequence[Still]) -> str:
+        names = [("RED", "GREEN", "BLUE")[int(still.image.mean(axis=(0, 1)).argmax())] for still in stills]
+        return "\n".join(dict.fromkeys(names))
+
+
+class PeakMeter:
+    """Takes ten times the highest sample for a tempo."""
+
+    version = "peak-1"
+
+    def beats_a_minute(self, pcm: np.ndarray) -> float | None:
+        return 10 * float(np.abs(pcm).max())
 
 
 class HashEncoder:
@@ -65,7 +91,8 @@ class ColourEncoder:
 
 @pytest.fixture(scope="module")
 def extractor() -> Iterator[Extractor]:
-    with Extractor(CountingTranscriber(), HashEncoder(), ColourEncoder()) as opened:
+    senses = {"screen_reader": ColourReader(), "tempo_meter": PeakMeter()}
+    with Extractor(CountingTranscriber(), HashEncoder(), ColourEncoder(), **senses) as opened:
         yield opened
 
 
@@ -128,18 +155,32 @@ def test_everything_is_filled(extractor: Extractor, clip: str) -> None:
         image = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
         assert image.shape == (frame.height, frame.width, 3) == (48, 64, 3)
         assert image[..., 2 if frame.timestamp_s < 1 else 0].mean() > 200
-    assert (row.transcript, row.transcript_source) == ("2 seconds of en", "speech")
+    assert (row.transcript, row.transcript_source, row.spoken_language) == ("2 seconds of en", "speech", "en")
+    assert row.speech_segments == (Segment(0.25, 1.0, "2 seconds"), Segment(1.0, 1.5, "of en"))
+    assert row.onscreen_text == "RED\nBLUE" and row.tempo_bpm == pytest.approx(3, abs=0.5)
     assert np.linalg.norm(row.text_embedding) == pytest.approx(1) and len(row.text_embedding) == 16
     assert row.visual_embedding == pytest.approx((0.5, 0, 0.5), abs=0.05)
     assert {tag.name for tag in row.visual_tags} == {"red", "blue"} and row.visual_tags[0].probability > 0.9
     (back,) = from_table(to_table([row], VideoFeatures), VideoFeatures)
+    assert (back.speech_segments, back.onscreen_text) == (row.speech_segments, row.onscreen_text)
     assert back.frames[0].jpeg == row.frames[0].jpeg and back.video_id == "a" and back.fingerprints == row.fingerprints
+
+
+def test_each_still_may_have_its_embedding(clip: str) -> None:
+    with Extractor(visual_encoder=ColourEncoder(), per_frame=True) as each, Extractor(visual_encoder=ColourEncoder()) as mean:
+        rows = [extract(extractor, Video("a", clip)) for extractor in (each, mean)]
+        own = extract(each, Video("a", clip, embedding=(1.0,), frame_embeddings=((1.0,), (1.0,))))
+    assert len(rows[0].frame_embeddings) == len(rows[0].frames) and rows[1].frame_embeddings == ()
+    assert np.mean(rows[0].frame_embeddings, axis=0) == pytest.approx(rows[0].visual_embedding)
+    assert rows[0].extractor_version != rows[1].extractor_version
+    assert own.frame_embeddings == ((1.0,), (1.0,)), "a manifest's own win"
 
 
 @pytest.mark.parametrize("transcript", ["given words", ""])
 def test_a_manifest_transcript_wins(extractor: Extractor, clip: str, transcript: str) -> None:
     row = extract(extractor, Video("a", clip, transcript=transcript))
     assert (row.transcript, row.transcript_source) == (transcript, "manifest")
+    assert (row.speech_segments, row.spoken_language) == ((), "") and row.onscreen_text
 
 
 def test_a_manifest_embedding_wins(extractor: Extractor, clip: str) -> None:
@@ -157,21 +198,55 @@ def test_without_encoders_the_parts_stay_empty(clip: str) -> None:
             (),
             (),
         )
+        assert (row.speech_segments, row.spoken_language, row.onscreen_text, row.tempo_bpm) == ((), "", "", None)
         assert len(row.frames) == 8 and row.has_audio
+
+
+def test_where_the_time_went(clip: str) -> None:
+    with Extractor(CountingTranscriber(), screen_reader=ColourReader(), tempo_meter=PeakMeter()) as timed:
+        extract(timed, Video("a", clip))
+        assert {"fetch", "speech", "read", "tempo", "text", "embed", "frames"} <= timed.busy.take().keys()
+
+
+def test_a_silent_film_is_read_and_not_listened_to(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "silent.mp4"
+    with av.open(str(path), "w") as out:
+        picture = out.add_stream("mpeg4", rate=10)
+        picture.width = picture.height = 48
+        image = np.zeros((48, 48, 3), np.uint8)
+        image[..., 1] = 200
+        for _ in range(5):
+            out.mux(picture.encode(av.VideoFrame.from_ndarray(image)))
+        out.mux(picture.encode())
+
+    class Deaf:
+        version = "deaf-1"
+
+        def transcribe(self, pcm: np.ndarray, language: str) -> Speech:
+            raise AssertionError("there is nothing to hear")
+
+        def beats_a_minute(self, pcm: np.ndarray) -> float | None:
+            raise AssertionError("there is nothing to hear")
+
+    with Extractor(Deaf(), screen_reader=ColourReader(), tempo_meter=Deaf()) as reading:
+        row = extract(reading, Video("a", str(path)))
+    assert (row.transcript_source, row.onscreen_text, row.tempo_bpm) == ("none", "GREEN", None)
 
 
 def test_the_text_embedding_covers_all_text(clip: str) -> None:
     encoder = HashEncoder()
-    with Extractor(None, encoder) as reading:
+    with Extractor(None, encoder, screen_reader=ColourReader()) as reading:
         extract(reading, Video("a", clip, "Title", "Words", ("tag",), transcript="Said. " * 500))
-        assert encoder.seen[0].startswith("Title Words tag Said.") and len(encoder.seen) > 5
+        assert encoder.seen[0].startswith("Title Words tag Said.") and encoder.seen[-1].endswith("Said. RED BLUE")
         assert sum(piece.count("Said.") for piece in encoder.seen) == 500
+    with Extractor(None, encoder) as reading:
         row = extract(reading, Video("b", clip))
     assert row.text_embedding == ()
 
 
 def test_text_pieces_are_bounded() -> None:
     assert video_text(Video("a", "u", " T ", "", ("x", "y")), "said") == "T\nx y\nsaid"
+    assert video_text(Video("a", "u", "T"), "", "SHOWN") == "T\nSHOWN"
     pieces = text_pieces("word " * 40_000)
     assert len(pieces) == 64 and all(len(piece) <= 500 for piece in pieces)
     assert [len(piece) for piece in text_pieces("字" * 1200)] == [500, 500, 200]
@@ -198,8 +273,10 @@ def test_version_changes_with_what_decides_the_result() -> None:
         Extractor(visual_encoder=ColourEncoder()).extractor_version,
         Extractor(visual_encoder=Newer()).extractor_version,
         Extractor(text_encoder=HashEncoder()).extractor_version,
+        Extractor(screen_reader=ColourReader()).extractor_version,
+        Extractor(tempo_meter=PeakMeter()).extractor_version,
     ]
-    assert len(set(versions)) == 4
+    assert len(set(versions)) == 6
     assert Extractor(limits=Limits(wall_s=5), workers=4).extractor_version == versions[0]
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import Permanent
-from features.videos.frames import Clock, Image, Orientation, Pictures, Spread, decode_pictures, encode_jpeg
+from features.videos.frames import CANDIDATE_BYTES, Clock, Image, Orientation, Pictures, decode_pictures, encode_jpeg, most_held
 from features.videos.probe import Limits, open_container, probe
 
 
@@ -48,31 +48,6 @@ def seen(path: str | pathlib.Path, limits: Limits | None = None) -> Pictures:
 
 
 # --- the choice ---------------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 3000), st.integers(16, 64))
-def test_eight_of_any_number_are_spread_evenly(count: int, capacity: int) -> None:
-    spread: Spread[int] = Spread(capacity)
-    for at in range(count):
-        spread.add(at / 25, at)
-        assert len(spread.all()) <= capacity
-    chosen = [item for _, item in spread.choose(8, count / 25)]
-    assert len(chosen) == len(set(chosen)) == min(8, count)
-    assert chosen == sorted(chosen)
-    if count >= 8:
-        for at, item in enumerate(chosen):
-            assert abs(item - (at + 0.5) * count / 8) <= max(2.0, 3 * count / capacity)
-
-
-@given(st.lists(st.floats(0, 1000), min_size=1, max_size=300), st.integers(2, 40), st.floats(0, 5))
-def test_any_times_keep_memory_bounded_and_order(times: list[float], capacity: int, step: float) -> None:
-    spread: Spread[int] = Spread(capacity, step)
-    for at, time in enumerate(sorted(times)):
-        spread.add(time, at)
-        assert 1 <= len(spread.all()) <= capacity
-    chosen = spread.choose(8, max(times))
-    assert len({item for _, item in chosen}) == len(chosen) == min(8, len(spread.all()))
-    assert [time for time, _ in chosen] == sorted(time for time, _ in chosen)
 
 
 @given(st.lists(st.none() | st.floats(-100, 1e6), min_size=1, max_size=60), st.sampled_from([0.0, 5.0, 60.0]))
@@ -277,6 +252,18 @@ def test_nothing_that_decodes_is_a_failure(shared_data: pathlib.Path) -> None:
     with pytest.raises(Permanent) as caught:
         seen(shared_data / "odd_clips" / "invalid-bitstream.webm")
     assert caught.value.kind == "no_frames"
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv420p10le", "rgba", "rgba64le"])
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (1920, 1080), (4096, 2304)])
+def test_frames_that_are_held_back_fit_into_memory(tmp_path: pathlib.Path, pixels: str, width: int, height: int) -> None:
+    with open(write_clip(tmp_path / "a.mp4", [grey(0)]), "rb") as file, open_container(file) as container:
+        clip = probe(container, Limits())
+    frame = av.VideoFrame(width, height, pixels)
+    held = most_held(frame, clip)
+    in_all = held * sum(plane.buffer_size for plane in frame.planes)
+    assert 16 <= held <= 64 and (held == 16 or in_all <= 1.1 * CANDIDATE_BYTES)
+    assert held == 64 or in_all > 0.4 * CANDIDATE_BYTES, "and as many as that"
 
 
 def test_thumbnails_are_about_five_a_second(tmp_path: pathlib.Path) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from features.videos import keyframes
 from features.videos.frames import Image, Pictures, decode_pictures, thumbnail_of
 from features.videos.keyframes import Timeline, cost, decode_keyframes, plan, timeline
 from features.videos.probe import Limits, open_container, probe
-from features.videos.visual import shot_starts, visual_stats
+from features.videos.visual import visual_stats
 
 LIMITS = Limits()
 FPS = 20
@@ -69,10 +70,14 @@ def frames_by_time(path: str) -> dict[float, Image]:
         return {round(frame.time, 3): thumbnail_of(frame) for frame in container.decode(video=0) if frame.time is not None}
 
 
+def thumbnail_like(image: Image) -> NDArray[np.float64]:
+    return cv2.resize(image, (64, 36), interpolation=cv2.INTER_AREA).astype(np.float64)
+
+
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Twenty seconds, a keyframe a second, a scene every five; B-frames come in another order than they are shown."""
-    images = [scene(at // (5 * FPS), at) for at in range(20 * FPS)]
+    images = [scene(3 + at // (5 * FPS), at) for at in range(20 * FPS)]
     return write_clip(tmp_path_factory.mktemp("clips") / "long.mp4", images, FPS)
 
 
@@ -82,13 +87,17 @@ def test_stills_are_the_pictures_of_their_moments(tmp_path: pathlib.Path, codec:
     found, truth = quickly(path), frames_by_time(path)
     assert found is not None and len(found.stills) == 8
     first = min(truth)
+    taken = found.thumbnail_times.tolist()
     times = [still.timestamp_s for still in found.stills]
-    assert times == sorted(set(times)) and times == list(found.thumbnail_times)
-    for time, thumbnail in zip(times, found.thumbnails, strict=True):
+    assert len(taken) == keyframes.LOOKED_AT and taken == sorted(set(taken))
+    assert times == sorted(set(times)) and set(times) <= set(taken)
+    for time, thumbnail in zip(taken, found.thumbnails, strict=True):
         nearest = min(truth, key=lambda at: abs(at - first - time))
         assert abs(nearest - first - time) < 0.5 / FPS and (truth[nearest] == thumbnail).all()
+    for still in found.stills:
+        assert np.abs(thumbnail_like(still.image) - found.thumbnails[taken.index(still.timestamp_s)]).mean() < 2
     for part, time in enumerate(times):
-        assert part * 1.5 - 0.1 <= time <= (part + 1) * 1.5 + 0.1, "one of each eighth"
+        assert part * 1.5 - 0.6 <= time <= (part + 1) * 1.5 + 0.6, "about one of each eighth"
 
 
 def test_few_pictures_are_decoded_and_they_say_the_same(long: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,9 +109,8 @@ def test_few_pictures_are_decoded_and_they_say_the_same(long: str, monkeypatch: 
     assert found is not None and len(seen) < 0.25 * len(line.times)
     assert (found.width, found.height, found.rotation, found.decoded) == (truth.width, truth.height, truth.rotation, truth.decoded)
     assert found.duration_s == pytest.approx(truth.duration_s, abs=0.01)
-    starts = shot_starts(truth)
-    assert starts == pytest.approx([0, 5, 10, 15], abs=0.2) and shot_starts(found) == []
-    assert visual_stats(found, [])[:-1] == pytest.approx(visual_stats(truth, starts)[:-1], rel=0.2, abs=0.02)
+    assert truth.shot_starts_s == pytest.approx([0, 5, 10, 15], abs=0.2) and found.shot_starts_s == ()
+    assert visual_stats(found)[:-1] == pytest.approx(visual_stats(truth)[:-1], rel=0.2, abs=0.02)
 
 
 def test_the_last_picture_before_a_keyframe_comes_too(long: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,10 +118,10 @@ def test_the_last_picture_before_a_keyframe_comes_too(long: str, monkeypatch: py
     line, truth = listed(long), frames_by_time(long)
     assert line is not None
     wanted = {second * FPS: [second + 0.95] for second in range(2, 20, 2)}
-    monkeypatch.setattr(keyframes, "plan", lambda line: {0: [0.0], **wanted})
+    monkeypatch.setattr(keyframes, "plan", lambda *about: {0: [0.0], **wanted})
     found = quickly(long)
     assert found is not None
-    times = [still.timestamp_s for still in found.stills]
+    times = found.thumbnail_times.tolist()
     assert times == pytest.approx([0.0, *(second + 0.95 for second in range(2, 20, 2))])
     for time, thumbnail in zip(times, found.thumbnails, strict=True):
         nearest = min(truth, key=lambda at, time=time: abs(at - min(truth) - time))
@@ -125,7 +133,7 @@ def test_a_picture_that_is_shown_for_long_is_that_of_its_moment(tmp_path: pathli
     stamps = [120 * turn + at for turn in range(8) for at in range(10)]
     path = write_clip(tmp_path / "clip.mp4", [scene(at // 10, at % 10) for at in range(80)], 10, stamps=stamps)
     wanted = {10 * turn: [6.0 * turn + 4.0] for turn in range(1, 8)}
-    monkeypatch.setattr(keyframes, "plan", lambda line: {0: [0.0], **wanted})
+    monkeypatch.setattr(keyframes, "plan", lambda *about: {0: [0.0], **wanted})
     monkeypatch.setattr(keyframes, "WORTH_IT", 1.1)
     found = quickly(path)
     assert found is not None
@@ -157,14 +165,26 @@ def test_between_two_far_keyframes_the_middle_is_decoded(tmp_path: pathlib.Path)
     assert cost(line, wanted) > keyframes.WORTH_IT, "so everything is read"
 
 
+def test_a_dozen_is_looked_at_only_where_that_is_cheap(long: str, tmp_path: pathlib.Path) -> None:
+    few = write_clip(tmp_path / "clip.mp4", [scene(at // (5 * FPS), at) for at in range(20 * FPS)], 5 * FPS // 2)
+    line = listed(few)
+    assert line is not None and cost(line, plan(line)) < keyframes.CHEAP < cost(line, plan(line, keyframes.LOOKED_AT))
+    by_path = {path: quickly(path) for path in (long, few)}
+    assert [len(found.thumbnails) for found in by_path.values() if found is not None] == [keyframes.LOOKED_AT, 8]
+
+
 def test_a_fade_out_of_black_shows_something(tmp_path: pathlib.Path) -> None:
     images = [scene(0, at) if at % FPS >= 6 else np.zeros((48, 64, 3), np.uint8) for at in range(16 * FPS)]
     found = quickly(write_clip(tmp_path / "clip.mp4", images, FPS))
     assert found is not None and len(found.stills) == 8
     assert all(still.image.std() > 5 for still in found.stills)
-    images[5 * FPS : 6 * FPS] = [np.zeros((48, 64, 3), np.uint8)] * FPS
+    images[5 * FPS : 7 * FPS] = [np.zeros((48, 64, 3), np.uint8)] * (2 * FPS)
     black = quickly(write_clip(tmp_path / "black.mp4", images, FPS))
-    assert black is not None and len(black.stills) == 8, "where there is nothing else, black it is"
+    assert black is not None and len(black.stills) == 8
+    assert black.thumbnails.reshape(len(black.thumbnails), -1).max(axis=1).min() < 20, "it came upon black"
+    assert all(still.image.std() > 5 for still in black.stills), "and took another picture"
+    images = [scene(0, at) if 8 * FPS <= at < 10 * FPS else np.zeros((48, 64, 3), np.uint8) for at in range(16 * FPS)]
+    assert quickly(write_clip(tmp_path / "night.mp4", images, FPS)) is None, "too little, so everything is read"
 
 
 def test_times_that_cannot_be_relied_on_are_left_to_reading_everything(shared_data: pathlib.Path) -> None:
