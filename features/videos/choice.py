@@ -21,7 +21,7 @@ LEAST_SHOT_S = 0.5
 """A shorter shot is no shot to look at but a flash."""
 BLANK = 2.0
 """Standard deviation of each channel, 0 to 127, below which a picture is of one colour and shows nothing."""
-DARK = 32
+DARK = 48
 """A picture without anything as bright as this, 0 to 255, shows nothing either: the first moments of a fade out of black."""
 SAME = 2.0
 DIFFERENT = 6.0

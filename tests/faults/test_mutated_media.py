@@ -19,6 +19,7 @@ from features.workspace import Workspace
 from pipelines import extract
 from pipelines.encoders import EncoderConfig
 from tests.faults.mutated_media import mutated
+from tests.usual_priority import usual_priority
 
 BARE = EncoderConfig(**dict.fromkeys((name for name, kind in EncoderConfig.__annotations__.items() if kind == "bool"), False))
 LIMITS = Limits(max_pixels=2_000_000, max_duration_s=120, wall_s=20, cpu_s=10, memory_bytes=1 << 30)
@@ -79,8 +80,9 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
     from tests.conftest import DATA
 
     folder = tmp_path_factory.mktemp("seeds")
-    for name, codec, pixels, sound in SEEDS:
-        write_seed(folder / name, codec, pixels, sound)
+    with usual_priority():
+        for name, codec, pixels, sound in SEEDS:
+            write_seed(folder / name, codec, pixels, sound)
     odd = DATA / "odd_clips"
     real = [path for path in sorted(odd.iterdir()) if 0 < path.stat().st_size <= SMALL] if odd.is_dir() else []
     return sorted(folder.iterdir()) + real

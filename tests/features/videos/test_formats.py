@@ -23,6 +23,7 @@ from features.videos.keyframes import timeline
 from features.videos.packets import each_picture
 from features.videos.probe import Limits, choose_video, open_container
 from features.videos.rgb import Image
+from tests.usual_priority import usual_priority
 
 WIDTH, HEIGHT = 96, 64
 RED, WHITE, BLUE = (255, 0, 0), (255, 255, 255), (40, 60, 160)
@@ -71,7 +72,7 @@ class Written:
     container_options: dict[str, str] = field(default_factory=dict)
 
     def write(self, path: pathlib.Path) -> str:
-        with av.open(str(path), "w", container_options=self.container_options) as out:
+        with usual_priority(), av.open(str(path), "w", container_options=self.container_options) as out:
             stream = out.add_stream(self.codec, rate=10, options=self.options)
             stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, self.pixels
             stream.codec_context.time_base = Fraction(1, 1000)
