@@ -33,9 +33,7 @@ from features.records import Annotation, Duplicate, Failure, R, ResolvedAttribut
 Table = Literal["features", "duplicates", "annotations", "failures", "resolved"]
 CLOCK_SLACK = timedelta(minutes=5)
 """How far clocks of different machines may lie apart."""
-RECORD_OF: dict[
-    str, type[VideoFeatures] | type[Duplicate] | type[Annotation] | type[Failure] | type[ResolvedAttribute]
-] = {
+RECORD_OF: dict[str, type[VideoFeatures] | type[Duplicate] | type[Annotation] | type[Failure] | type[ResolvedAttribute]] = {
     "features": VideoFeatures,
     "duplicates": Duplicate,
     "annotations": Annotation,

@@ -13,7 +13,7 @@ import typer
 
 from pipelines.commands.model_options import PROMPT_ONLY, with_model_options
 from pipelines.commands.options import DEFAULT_FEATURE_REPO, AnnotatorKind, BeamArgs, Golden, Json, Roots
-from pipelines.commands.stages import OnlyAttributes
+from pipelines.commands.stages import EachDuplicate, OnlyAttributes
 
 if TYPE_CHECKING:
     from pipelines.launch import Graph
@@ -44,6 +44,7 @@ def _launch(
         str, typer.Option("--feature-repo", envvar="VIDATTR_FEATURE_REPO", help="Folder with attributes/*.yaml and golden/*.csv.")
     ] = DEFAULT_FEATURE_REPO,
     attribute: OnlyAttributes = None,
+    each_duplicate: EachDuplicate = False,
     annotator: AnnotatorKind = None,
     golden: Golden = "",
     workspace: Annotated[str, typer.Option("--workspace", "-w", help="gs://BUCKET/FOLDER; default: vidattr in the bucket.")] = "",
@@ -101,8 +102,10 @@ def _launch(
     )
     asks = stage == "annotate"
     if not asks:
-        _refuse_model_options(stage, {**model_flags, "annotator": annotator, "golden": golden, "attribute": attribute})
+        given = {"annotator": annotator, "golden": golden, "attribute": attribute, "each-duplicate": each_duplicate}
+        _refuse_model_options(stage, {**model_flags, **given})
     flags = {"annotator": annotator, "golden_folder": golden, "attributes": tuple(attribute or ()), "model_flags": model_flags}
+    flags["each_duplicate"] = each_duplicate
     if asks and dry_run:
         with tempfile.TemporaryDirectory() as nothing:  # its settings are the defaults: the workspace's own are not read
             config = _asking(config, nothing, feature_repo, flags)
