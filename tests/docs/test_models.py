@@ -77,7 +77,10 @@ def check_flags(words: list[str]) -> None:
     command: Any = typer.main.get_command(app)
     context = command.make_context("vidattr", list(words))
     while hasattr(command, "resolve_command"):
-        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        left = [*context._protected_args, *context.args]
+        if not left and command.invoke_without_command:
+            return
+        name, command, rest = command.resolve_command(context, left)
         context = command.make_context(name, rest, parent=context)
 
 
