@@ -33,6 +33,15 @@ class Group:
         return {"lead": self.lead_id, "copies": [{name: getattr(copy, name) for name in names} for copy in self.copies]}
 
 
+def is_due(workspace: Workspace) -> bool:
+    """Whether features were written since the newest search began, or there was none."""
+    searched = workspace.runs(STAGE)
+    if not searched:
+        return True
+    extracted = (run.finished_at for run in workspace.runs("extract") if run.files.get("features"))
+    return any(finished > searched[-1].started_at for finished in extracted)
+
+
 def groups(workspace: Workspace) -> list[Group]:
     """The groups that the newest run made, in order of their leads' ids."""
     found: dict[str, list[Duplicate]] = {}

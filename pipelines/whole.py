@@ -10,7 +10,7 @@ from typing import Any
 
 from features.errors import NothingToLearn, Transient
 from features.records import Counts, RunRecord
-from pipelines import stopping, terminal
+from pipelines import copies, stopping, terminal
 from pipelines.project import Project, dead_letter_kinds, dead_letters, exit_code, pending_reasons
 
 
@@ -107,7 +107,7 @@ def run_all(project: Project, retry_failed: bool, quiet: bool, say: Callable[[st
     for sentence in plan.sentences():
         say(sentence)
     extract = timed("extract", lambda: project.extract(retry_failed, quiet))
-    if settings.duplicates and extract.counts.annotated and not stopping.requested():
+    if settings.duplicates and extract.counts.annotated and not stopping.requested() and copies.is_due(workspace):
         timed("duplicates", lambda: project.find_duplicates(quiet))
     annotate, score, online = None, None, True
     if extract.counts.annotated and not stopping.requested():

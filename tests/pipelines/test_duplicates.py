@@ -356,3 +356,20 @@ def test_marks_survive_a_workspace_of_older_features(tmp_path: pathlib.Path) -> 
     assert video_id == "old" and duplicates.Marks.from_bytes(marks).times_s == ()
     with pytest.raises(InvalidInput, match="cannot be apart from itself"):
         take_apart(Workspace(str(tmp_path)), "a", "a")
+
+
+def test_a_search_is_due_after_features_were_written(tmp_path: pathlib.Path) -> None:
+    workspace = Workspace(str(tmp_path))
+
+    def ran(stage: str, minute: int, *files: str) -> bool:
+        began = START + timedelta(minutes=minute)
+        table = {"features": list(files)} if files else {}
+        workspace.commit(RunRecord(f"{minute:03}", stage, began, began + timedelta(seconds=30), files=table))
+        return copies.is_due(workspace)
+
+    assert copies.is_due(workspace), "there was none"
+    assert ran("extract", 1, "features/1/a.parquet")
+    assert not ran("duplicates", 2)
+    assert not ran("extract", 3), "it found everything done"
+    assert ran("extract", 4, "features/4/a.parquet")
+    assert not ran("duplicates", 5)
