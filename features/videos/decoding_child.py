@@ -31,7 +31,7 @@ from features.videos.fingerprint import fingerprint, fingerprints
 from features.videos.frames import Pictures, Still, decode_pictures
 from features.videos.hdr import HLG, PQ
 from features.videos.keyframes import decode_keyframes, timeline
-from features.videos.probe import Limits, Probe, open_container, probe
+from features.videos.probe import Limits, Probe, open_container, plausible_rate, probe
 from features.videos.rgb import Image, to_rgb
 from features.videos.sealed_room import end_as_program, examine, prepare, seal
 from features.videos.shots import hard_cuts
@@ -261,7 +261,7 @@ def _describe(file: BinaryIO, limits: Limits, mode: str) -> list[bytes | memoryv
         "duration_s": clip.duration_s or pictures.duration_s,
         "width": pictures.width,
         "height": pictures.height,
-        "fps": clip.fps or pictures.decoded / pictures.duration_s,
+        "fps": clip.fps or plausible_rate(pictures.decoded / pictures.duration_s),
         "rotation": pictures.rotation,
         "stills": [_still_header(still) for still in pictures.stills],
         "visual_stats": [value if math.isfinite(value) else None for value in visual_stats(pictures)],

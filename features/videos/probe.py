@@ -28,6 +28,7 @@ CONTAINERS = (
 The audio ones are there so that a sound file is told apart from no media at all.
 """
 
+MOST_FPS = 1000
 SAMPLE_ASPECT_RANGE = (Fraction(1, 8), Fraction(8))
 """A sample aspect ratio outside of this is taken for damage and ignored."""
 
@@ -151,7 +152,7 @@ def probe(container: InputContainer, limits: Limits) -> Probe:
     duration = _duration_s(container, stream)
     check_duration(duration, limits)
     rate = stream.average_rate or stream.guessed_rate
-    fps = float(rate) if rate and 0 < rate <= 1000 else 0.0
+    fps = plausible_rate(float(rate)) if rate else 0.0
     sound = container.streams.best("audio")
     return Probe(
         container=container.format.name,
@@ -191,6 +192,11 @@ def check_duration(seconds: float, limits: Limits) -> None:
             f"{seconds:.1f} s are longer than the limit of {limits.max_duration_s:g} s: raise max_duration_s to accept it",
             "too_long",
         )
+
+
+def plausible_rate(fps: float) -> float:
+    """Frames a second, 0 (unknown) for what no camera makes: damaged time stamps."""
+    return fps if 0 < fps <= MOST_FPS else 0.0
 
 
 def plausible_aspect(ratio: Fraction | None) -> Fraction:

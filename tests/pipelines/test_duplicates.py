@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from features.annotators.model_server import ServerConfig, running
+from features.annotators.protocol import AnnotationReply, Answer, Usage
 from features.errors import InvalidInput
-from features.records import Annotation, Counts, Duplicate, Failure, RunRecord, Video, VideoFeatures, to_table
+from features.records import Annotation, Counts, Duplicate, Failure, Moment, RunRecord, Video, VideoFeatures, to_table
 from features.serving.resolution import resolve
 from features.videos.apart import take_apart
 from features.workspace import Workspace, new_run_id
@@ -324,6 +326,30 @@ def test_pending_copies_are_pending(pair: Workspace, tmp_path: pathlib.Path) -> 
     together = [Question("lead", ("funny",), 0, 0), Question("copy", ("funny",), 0, 0, "lead", "key")]
     assert list(asks.process(("no file is read", [question.to_json() for question in together]))) == []
     assert asks._tallies["video/pending"] == asks._tallies["pair/pending"] == 2
+
+
+def test_an_answer_that_is_carried_over_costs_nothing_and_names_no_moments(pair: Workspace, tmp_path: pathlib.Path) -> None:
+    config = AnnotateConfig(pair, (FUNNY,), AnnotatorConfig("replay", write_recording(tmp_path / "r", {})))
+    asks = annotate.AskFn(config)
+    asks.start_bundle()
+    asks._whose = Whose.of(build_annotator(config.annotator, pair, store=False))
+    answer = Answer("funny", "true", 0.9, "it is", 100, 20, 10, 0.5, moments=(Moment(1.0, 2.0),))
+    reply = AnnotationReply((answer,), (), Usage(1, 100, 20, 10, 0.5))
+    landed: Future[AnnotationReply] = Future()
+    landed.set_result(reply)
+    together = [Question("lead", ("funny",), 0, 0), Question("copy", ("funny",), 0, 0, "lead", "key")]
+    assert list(asks._finish((features("lead"), together), landed)) == []
+    lead, copy = asks._rows
+    assert (lead.input_tokens, lead.cost_usd, lead.moments) == (100, 0.5, answer.moments)
+    assert copy == replace(
+        lead,
+        video_id="copy",
+        content_key="key",
+        carried_from="lead",
+        moments=(),
+        **dict.fromkeys(("input_tokens", "cached_input_tokens", "output_tokens", "cost_usd"), 0),
+    )
+    assert (asks._tallies["detail/requests"], asks._tallies["input_tokens"], asks._tallies["detail/carried over"]) == (1, 100, 1)
 
 
 def test_a_person_looks_and_splits(pair: Workspace, vidattr: Callable[..., Any]) -> None:

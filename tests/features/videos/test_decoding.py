@@ -131,6 +131,18 @@ def test_keyframes_will_do_and_a_clip_with_few_of_them_is_read_as_a_whole(decode
         Decoder(1, "fast")
 
 
+def test_a_rate_that_no_camera_makes_is_unknown(decoder: Decoder, tmp_path: pathlib.Path) -> None:
+    """A damaged header gave a frame a duration of nothing, and the answer a rate that was refused with the whole video."""
+    with av.open(str(tmp_path / "a.mp4"), "w") as out:
+        stream = out.add_stream("mpeg4", rate=60_000)
+        stream.width, stream.height = 64, 48
+        for at in range(3):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 80 * at, np.uint8))))
+        out.mux(stream.encode())
+    found = decoder.decode(str(tmp_path / "a.mp4"))
+    assert found.fps == 0 and found.stills
+
+
 def test_the_warm_parent_is_one_thread_apart_from_everything(decoder: Decoder, clips: dict[str, str]) -> None:
     decoder.decode(clips["short"])
     assert decoder.parent_pid is not None
