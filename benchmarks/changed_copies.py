@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 
-from features.videos.frames import Image, Orientation, to_rgb
+from features.videos.frames import Orientation
 from features.videos.packets import each_frame
 from features.videos.probe import open_container
+from features.videos.rgb import Image, to_rgb
 
 BAR = 0.15
 """Height of a caption bar, in heights of the picture."""

@@ -25,12 +25,13 @@ import numpy as np
 
 from features.videos.decoding import Decoded, Decoder
 from features.videos.decoding_child import answer_for
-from features.videos.frames import STILLS, Clock, Image, Orientation, one_thread, to_rgb
-from features.videos.packets import each_frame
+from features.videos.frames import STILLS, Clock, Orientation
+from features.videos.packets import each_frame, one_thread
 from features.videos.probe import Limits, open_container, probe
+from features.videos.rgb import Image, to_rgb
 from features.workspace import Workspace
 from pipelines import extract
-from pipelines.encoders import EncoderConfig
+from pipelines.encoders import DECODING_ALONE, EncoderConfig
 
 DATA = pathlib.Path(os.environ.get("VIDATTR_TEST_DATA") or pathlib.Path(__file__).resolve().parents[2] / "shared" / "data")
 ROUNDS = 3
@@ -152,9 +153,8 @@ def run(data_dir: pathlib.Path | str | None = None, made: int = MADE) -> list[di
 
 def clips_an_hour(manifest: pathlib.Path) -> list[dict[str, Any]]:
     """The extract stage over the real clips, everything on and decoding alone."""
-    off = dict.fromkeys((name for name, kind in EncoderConfig.__annotations__.items() if kind == "bool"), False)
     figures = []
-    for case, encoders in (("everything on", EncoderConfig()), ("frames only", EncoderConfig(**off))):
+    for case, encoders in (("everything on", EncoderConfig()), ("frames only", DECODING_ALONE)):
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             record = extract.run(extract.ExtractConfig(Workspace(folder), str(manifest), encoders=encoders))

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from features.errors import InvalidInput
-from features.records import Duplicate, from_table
-from features.videos.apart import Apart, read_apart
+from features.records import Duplicate, digest, from_table
+from features.videos.apart import read_apart
 from features.workspace import Workspace, read_parquet, trusted_seconds
 
 STAGE = "duplicates"
+APART = "apart"
+"""The argument of a run record that says whom a person had taken apart."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,16 @@ class Group:
         return {"lead": self.lead_id, "copies": [{name: getattr(copy, name) for name in names} for copy in self.copies]}
 
 
+def apart_digest(workspace: Workspace) -> str:
+    """Of what a person took apart, for the record of a search; empty where nothing is. Raises InvalidInput as `read_apart` does."""
+    apart = read_apart(workspace)
+    return digest(repr(sorted(apart.pairs)), repr(sorted(apart.alone))) if apart.pairs or apart.alone else ""
+
+
 def is_due(workspace: Workspace) -> bool:
-    """Whether features were written since the newest search began, or there was none."""
+    """Whether features were written since the newest search began, somebody was taken apart or back, or there was no search."""
     searched = workspace.runs(STAGE)
-    if not searched:
+    if not searched or searched[-1].arguments.get(APART, "") != apart_digest(workspace):
         return True
     extracted = (run.finished_at for run in workspace.runs("extract") if run.files.get("features"))
     return any(finished > searched[-1].started_at for finished in extracted)
@@ -51,17 +59,12 @@ def groups(workspace: Workspace) -> list[Group]:
     return [Group(lead_id, tuple(sorted(found[lead_id], key=lambda row: row.video_id))) for lead_id in sorted(found)]
 
 
-def leads(workspace: Workspace, apart: Apart | None = None) -> dict[str, str]:
-    """The lead of each video that another one is asked for; see `pipelines.carrying`.
-
-    Args:
-        workspace: whose.
-        apart: whom a person took apart; None: as the workspace says.
-    """
+def leads(workspace: Workspace) -> dict[str, str]:
+    """The lead of each video that another one is asked for; see `pipelines.carrying`."""
     found = groups(workspace)
     if not found:
         return {}
-    apart = read_apart(workspace) if apart is None else apart
+    apart = read_apart(workspace)
     now = newest(workspace, "content_hash")
     return {
         copy.video_id: group.lead_id

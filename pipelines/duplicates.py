@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from features.videos.duplicate_groups import components, split
 from features.videos.duplicates import Marks, verify
 from features.videos.fingerprint import BYTES
 from features.workspace import Workspace, trusted_seconds
-from pipelines.copies import STAGE
+from pipelines.copies import APART, STAGE, apart_digest
 from pipelines.counters import count
 from pipelines.io import CommitRun, ReadColumns, WriteTable, at_bundle_end, finish, tallies, to_batch
 from pipelines.options import RunHeader, check_place, make_pipeline
@@ -229,7 +229,8 @@ def run(config: DuplicatesConfig, beam_args: Sequence[str] = ()) -> RunRecord:
         InvalidInput: the workspace cannot be written, or its `apart.csv` cannot be read.
     """
     check_place(config.workspace, ())
-    read_apart(config.workspace)
+    told = {**config.header.arguments, APART: apart_digest(config.workspace)}
+    config = replace(config, header=replace(config.header, arguments=told))
     pipeline = make_pipeline(beam_args)
     build(pipeline, config)
     return finish(pipeline, config.workspace, config.header)

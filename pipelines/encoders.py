@@ -39,6 +39,9 @@ class EncoderConfig:
     looking: VisualSettings = field(default_factory=VisualSettings)
 
 
+DECODING_ALONE = EncoderConfig(speech=False, onscreen=False, tempo=False, visual=False, text=False)
+"""Nothing beyond what decoding itself gives."""
+
 NEEDED_FOR: dict[str, frozenset[Evidence]] = {
     "speech": frozenset(["transcript"]),
     "onscreen": frozenset(["onscreen_text"]),

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import settings
 
 # A shared machine is slow at times: examples are bounded in number and not in time, and the same in every run.
-settings.register_profile("steady", deadline=None, max_examples=30, derandomize=True, database=None)
+settings.register_profile("steady", deadline=None, max_examples=50, derandomize=True, database=None)
 settings.load_profile("steady")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

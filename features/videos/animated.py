@@ -87,7 +87,7 @@ def decode_animation(file: BinaryIO, limits: Limits) -> tuple[Probe, Pictures]:
         height=animation.height,
         sample_aspect_ratio=Fraction(1),
         duration_s=duration,
-        fps=min(len(animation.durations_ms) / duration, 1000.0),
+        fps=len(animation.durations_ms) / duration,
         streams=1,
         video_index=0,
         audio_index=None,

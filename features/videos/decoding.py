@@ -34,7 +34,7 @@ import numpy as np
 from features.errors import Permanent, Transient
 from features.records import SOUND_STATS, VISUAL_STATS
 from features.videos.fingerprint import BYTES as FINGERPRINT_BYTES
-from features.videos.frames import LONGEST_SIDE, STILLS, Still
+from features.videos.frames import LONGEST_SIDE, MAX_SAMPLES, STILLS, Still
 from features.videos.probe import Limits
 from features.videos.sealed_room import WALLS
 from features.videos.sound import NO_SOUND, SPEECH_S, Samples, to_float
@@ -43,7 +43,6 @@ from features.videos.stopwatch import DECODING
 from features.videos.wire import (
     EXAMINE,
     EXIT_MEMORY,
-    MAX_FINGERPRINTS,
     MAX_HEADER_BYTES,
     MAX_SHOTS,
     MAX_WARNINGS,
@@ -388,7 +387,7 @@ def parse_reply(data: bytes, peak_memory_bytes: int = 0) -> Decoded:
     sound = read.numbers("sound_stats", len(SOUND_STATS)) if has_audio else NO_SOUND
     if not has_audio and len(speech):
         raise Malformed("speech without sound")
-    marked = read.ascending("fingerprint_times_s", MAX_FINGERPRINTS)
+    marked = read.ascending("fingerprint_times_s", MAX_SAMPLES)
     return Decoded(
         container=read.text("container", 100),
         video_codec=read.text("video_codec", 100),

@@ -21,8 +21,7 @@ from features.errors import Permanent
 from features.videos.choice import Candidates, Looks, Shot, choose
 from features.videos.packets import each_picture
 from features.videos.probe import Limits, Probe, check_duration, check_pixels, plausible_aspect
-from features.videos.rgb import Image as Image
-from features.videos.rgb import to_rgb as to_rgb
+from features.videos.rgb import Image, to_rgb
 from features.videos.shots import Cuts
 from features.videos.spread import Spread
 

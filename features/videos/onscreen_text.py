@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import InvalidInput
-from features.videos.frames import Image, Still
+from features.videos.frames import Still
 from features.videos.line_voting import Line, joined, voted
+from features.videos.rgb import Image
 from features.videos.stroke_region import stroke_region
 
 if TYPE_CHECKING:

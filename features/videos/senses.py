@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from features.videos.frames import Image, Still
+from features.videos.frames import Still
+from features.videos.rgb import Image
 from features.videos.sound import Samples
 from features.videos.speech import Speech
 

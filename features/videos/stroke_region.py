@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from features.videos.frames import Image
+from features.videos.rgb import Image
 
 STROKE_WIDTH = 13
 """Pixels; what is narrower and brighter, or darker, than its surroundings along a row is a stroke."""

@@ -7,14 +7,14 @@ keyframes were decoded, motion comes from pairs that are as close as that, and w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from features.videos.frames import Image, Pictures
+from features.videos.frames import Pictures
+from features.videos.rgb import Image
 
 
 def visual_stats(pictures: Pictures) -> tuple[float, ...]:
@@ -63,9 +63,5 @@ def motion(thumbnails: Image) -> float:
     """Mean absolute luma difference of neighbouring thumbnails, 0 to 1; 0 for a single one."""
     if len(thumbnails) < 2:
         return 0.0
-    luma = _each(thumbnails, cv2.COLOR_RGB2GRAY)
+    luma = np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in thumbnails]).astype(np.float64)
     return float(np.abs(np.diff(luma, axis=0)).mean() / 255)
-
-
-def _each(images: Image | Sequence[Image], conversion: int) -> NDArray[np.float64]:
-    return np.stack([cv2.cvtColor(image, conversion) for image in images]).astype(np.float64)

@@ -17,7 +17,6 @@ REQUEST_BYTES = 512
 MAX_HEADER_BYTES = 1 << 18
 MAX_WARNINGS = 20
 MAX_SHOTS = 1000
-MAX_FINGERPRINTS = 1200
 MODES = ("exact", "keyframes")
 """How stills are chosen: out of all pictures, by shots; or out of a dozen, for which keyframes stand where some are near."""
 EXAMINE = "examine"

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -71,8 +72,6 @@ def _launch(
     annotate needs answers in Redis (--answers redis://HOST:PORT), an image (--container) and a key that workers can read
     (--api-key-file gs://..., or --location for Vertex AI in --project). The options about a model are for annotate alone.
     """
-    from dataclasses import asdict, replace
-
     from features.errors import InvalidInput
     from features.workspace import Workspace
     from pipelines import launch_plan, terminal
@@ -200,8 +199,6 @@ def _refuse_model_options(stage: str, given: Mapping[str, Any]) -> None:
 
 
 def _with_definitions(config: LaunchConfig, feature_repo: str) -> LaunchConfig:
-    from dataclasses import replace
-
     from features.attributes.loading import load_definitions
 
     return replace(config, definitions=load_definitions(os.path.join(feature_repo, "attributes")))
@@ -209,8 +206,6 @@ def _with_definitions(config: LaunchConfig, feature_repo: str) -> LaunchConfig:
 
 def _asking(config: LaunchConfig, settings: str, feature_repo: str, flags: Mapping[str, Any]) -> LaunchConfig:
     """With who is asked, and what about: by the flags, and the vidattr.yaml in a folder."""
-    from dataclasses import replace
-
     from pipelines.project import Project
 
     project = Project(settings, feature_repo, **flags)

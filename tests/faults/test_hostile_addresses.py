@@ -18,10 +18,8 @@ from features.records import Failure, VideoFeatures
 from features.videos.probe import open_container
 from features.workspace import Workspace
 from pipelines import extract
-from pipelines.encoders import EncoderConfig
+from pipelines.encoders import DECODING_ALONE
 from pipelines.extract import ExtractConfig
-
-BARE = EncoderConfig(**dict.fromkeys((name for name, kind in EncoderConfig.__annotations__.items() if kind == "bool"), False))
 
 
 class Listener:
@@ -103,7 +101,7 @@ def test_nobody_is_called_and_nothing_else_is_read(tmp_path: pathlib.Path, liste
     manifest = folder / "manifest.jsonl"
     manifest.write_text("".join(json.dumps({"video_id": name, "uri": uri}) + "\n" for name, uri in rows.items()))
     workspace = Workspace(str(tmp_path / "w"))
-    record = extract.run(ExtractConfig(workspace, str(manifest), encoders=BARE))
+    record = extract.run(ExtractConfig(workspace, str(manifest), encoders=DECODING_ALONE))
 
     (row,) = workspace.rows(VideoFeatures)
     blue, _, red = cv2.imdecode(np.frombuffer(row.frames[0].jpeg, np.uint8), cv2.IMREAD_COLOR).mean(axis=(0, 1))

@@ -19,24 +19,11 @@ from features.records import Counts, Failure, VideoFeatures
 from features.videos.probe import Limits
 from features.workspace import Workspace
 from pipelines import extract
-from pipelines.encoders import EncoderConfig
+from pipelines.encoders import DECODING_ALONE
 from pipelines.extract import ExtractConfig
+from tests.features.videos.test_decoding import write_clip
 
-BARE = EncoderConfig(**dict.fromkeys((name for name, kind in EncoderConfig.__annotations__.items() if kind == "bool"), False))
 LIMITS = Limits(max_pixels=2_000_000, max_duration_s=10_000, wall_s=30, cpu_s=2)
-
-
-def write_clip(path: pathlib.Path, pictures: int = 10, size: tuple[int, int] = (64, 48)) -> None:
-    """Moving noise, encoded once and repeated."""
-    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("mpeg4", rate=25)
-        stream.width, stream.height = size
-        pieces = [bytes(packet) for at in range(2) for packet in stream.encode(av.VideoFrame.from_ndarray(np.roll(noise, at, 1)))]
-        for at in range(pictures):
-            packet = av.Packet(pieces[0])
-            packet.stream, packet.time_base, packet.pts, packet.dts, packet.is_keyframe = stream, Fraction(1, 25), at, at, True
-            out.mux(packet)
 
 
 def png(side: int) -> bytes:
@@ -64,12 +51,12 @@ def write_pictures(path: pathlib.Path, pictures: list[bytes], said: int) -> None
 def videos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("videos")
     for name in ("good-1", "good-2", "good-3"):
-        write_clip(folder / f"{name}.mp4")
+        write_clip(folder / f"{name}.mp4", 1)
     large, small = png(4000), png(64)
     write_pictures(folder / "bomb.mov", [large], 4000)
     write_pictures(folder / "lying-bomb.mov", [small] * 30 + [large] * 20, 64)
     for name in ("endless-1", "endless-2"):
-        write_clip(folder / f"{name}.mkv", 4000, (640, 360))
+        write_clip(folder / f"{name}.mkv", 400, (640, 360))
     assert (folder / "lying-bomb.mov").stat().st_size < 1_000_000, "20 times 16 million pixels"
     return folder
 
@@ -107,7 +94,7 @@ def test_bombs_crashes_and_the_endless_are_one_dead_letter_each(tmp_path: pathli
     """Fault 22, at the level of a run: each of the seven ends as it should, and says which limit to raise."""
     workspace = Workspace(str(tmp_path / "w"))
     with Shooter():
-        record = extract.run(ExtractConfig(workspace, str(videos), encoders=BARE, limits=LIMITS))
+        record = extract.run(ExtractConfig(workspace, str(videos), encoders=DECODING_ALONE, limits=LIMITS))
     assert record.counts == Counts(7, 3, 4, 0)
     assert {row.video_id for row in workspace.rows(VideoFeatures)} == {"good-1", "good-2", "good-3"}
     letters = {row.video_id: (row.kind, *re.findall(r"raise (\w+)|(SIG\w+)", row.message)) for row in workspace.rows(Failure)}

@@ -17,11 +17,10 @@ from features.records import Failure, VideoFeatures
 from features.videos.probe import Limits
 from features.workspace import Workspace
 from pipelines import extract
-from pipelines.encoders import EncoderConfig
+from pipelines.encoders import DECODING_ALONE
 from tests.faults.mutated_media import mutated
 from tests.usual_priority import usual_priority
 
-BARE = EncoderConfig(**dict.fromkeys((name for name, kind in EncoderConfig.__annotations__.items() if kind == "bool"), False))
 LIMITS = Limits(max_pixels=2_000_000, max_duration_s=120, wall_s=20, cpu_s=10, memory_bytes=1 << 30)
 KINDS = {
     "empty",
@@ -103,7 +102,7 @@ def write_mutants(folder: pathlib.Path, seeds: list[pathlib.Path], first: int, n
 
 def ends_of_a_run(workspace: Workspace, manifest: pathlib.Path, number: int) -> Counter[str]:
     """Extracts a manifest and counts how its videos ended; the law of counts holds, by number and by id."""
-    record = extract.run(extract.ExtractConfig(workspace, str(manifest), encoders=BARE, limits=LIMITS))
+    record = extract.run(extract.ExtractConfig(workspace, str(manifest), encoders=DECODING_ALONE, limits=LIMITS))
     counts = record.counts
     assert (counts.into, counts.pending) == (number, 0) and counts.annotated + counts.dead_lettered == number
     good = {row.video_id for row in workspace.rows(VideoFeatures) if row.run_id == record.run_id}

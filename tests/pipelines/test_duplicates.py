@@ -399,3 +399,10 @@ def test_a_search_is_due_after_features_were_written(tmp_path: pathlib.Path) -> 
     assert not ran("extract", 3), "it found everything done"
     assert ran("extract", 4, "features/4/a.parquet")
     assert not ran("duplicates", 5)
+    take_apart(workspace, "a", "b")
+    assert copies.is_due(workspace), "somebody was taken apart"
+    record = replace(workspace.runs(copies.STAGE)[-1], run_id="006", arguments={copies.APART: copies.apart_digest(workspace)})
+    workspace.commit(record)
+    assert not copies.is_due(workspace)
+    os.remove(workspace.path("apart.csv"))
+    assert copies.is_due(workspace), "and back"

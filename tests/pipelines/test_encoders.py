@@ -6,7 +6,7 @@ import pytest
 
 from features.attributes.definition import Evidence
 from pipelines.configuration import Configuration
-from pipelines.encoders import NEEDED_FOR, encoders_of
+from pipelines.encoders import DECODING_ALONE, NEEDED_FOR, encoders_of
 from tests.pipelines.hand_made import definition
 
 
@@ -30,3 +30,7 @@ def test_what_no_attribute_admits_is_not_looked_for_where_that_is_asked(evidence
 def test_a_part_that_is_switched_off_stays_off() -> None:
     settings = Configuration(parts="evidence", speech=False)
     assert not encoders_of(settings, (definition("a", evidence=("transcript",)),)).speech
+
+
+def test_decoding_alone_has_no_part_on() -> None:
+    assert not [name for name, value in vars(DECODING_ALONE).items() if value is True]

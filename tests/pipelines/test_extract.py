@@ -24,18 +24,15 @@ from features.videos.probe import Limits
 from features.videos.sample import write_sample
 from features.workspace import Workspace, latest
 from pipelines import extract, stopping
-from pipelines.encoders import EncoderConfig
+from pipelines.encoders import DECODING_ALONE
 from pipelines.extract import ExtractConfig, reusable, video_from_json, video_to_json
-
-BARE = EncoderConfig(**dict.fromkeys((name for name, kind in EncoderConfig.__annotations__.items() if kind == "bool"), False))
 
 SCRIPT = """
 import sys
 from features.workspace import Workspace
 from pipelines import extract
-from pipelines.encoders import EncoderConfig
-bare = EncoderConfig(speech=False, onscreen=False, tempo=False, visual=False, text=False)
-extract.run(extract.ExtractConfig(Workspace(sys.argv[1]), sys.argv[2], encoders=bare))
+from pipelines.encoders import DECODING_ALONE
+extract.run(extract.ExtractConfig(Workspace(sys.argv[1]), sys.argv[2], encoders=DECODING_ALONE))
 """
 
 
@@ -55,7 +52,7 @@ def corpus(sample: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def config(workspace: Workspace, videos: object, **changes) -> ExtractConfig:
-    return ExtractConfig(workspace, str(videos), **{"encoders": BARE, **changes})
+    return ExtractConfig(workspace, str(videos), **{"encoders": DECODING_ALONE, **changes})
 
 
 def add_row(corpus: pathlib.Path, **row: object) -> None:
@@ -293,7 +290,7 @@ def test_memory_is_flat_over_two_thousand_videos(sample: pathlib.Path, tmp_path:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        encoders = replace(BARE, visual=True)
+        encoders = replace(DECODING_ALONE, visual=True)
         record = extract.run(config(Workspace(str(tmp_path / "w")), sample / "many.jsonl", encoders=encoders))
     finally:
         done.set()

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import Permanent
-from features.videos.frames import CANDIDATE_BYTES, Clock, Image, Orientation, Pictures, decode_pictures, encode_jpeg, most_held
+from features.videos.frames import CANDIDATE_BYTES, Clock, Orientation, Pictures, decode_pictures, encode_jpeg, most_held
 from features.videos.probe import Limits, open_container, probe
+from features.videos.rgb import Image
 
 
 def write_clip(path: pathlib.Path, images: list[Image], times: list[float] | None = None, aspect: Fraction | None = None) -> str:

@@ -141,7 +141,9 @@ def encoded(max_cll: int, display: int) -> av.VideoFrame:
     with av.open(file, "w", format="mp4") as out:
         stream = out.add_stream("libx265", rate=10, options={"preset": "ultrafast", "x265-params": params})
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"
-        out.mux(stream.encode(frame_of([(st2084(100),) * 3] * 8, PQ).reformat(64, 64)))
+        frame = frame_of([(st2084(100),) * 3] * 8, PQ).reformat(64, 64)
+        frame.pts = 0
+        out.mux(stream.encode(frame))
         out.mux(stream.encode())
     file.seek(0)
     with av.open(file) as container:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from features.videos import keyframes
-from features.videos.frames import Image, Pictures, decode_pictures, thumbnail_of
+from features.videos.frames import Pictures, decode_pictures, thumbnail_of
 from features.videos.keyframes import Timeline, cost, decode_keyframes, plan, timeline
 from features.videos.probe import Limits, open_container, probe
+from features.videos.rgb import Image
 from features.videos.visual import visual_stats
 
 LIMITS = Limits()

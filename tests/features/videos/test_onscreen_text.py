@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from features.errors import InvalidInput
 from features.videos import onscreen_text
-from features.videos.frames import Image, Still
+from features.videos.frames import Still
 from features.videos.line_voting import Line, joined, voted
 from features.videos.onscreen_text import LINES, MAX_LINE, MAX_TEXT, ScreenReader, SpacedLetters, bounded
+from features.videos.rgb import Image
 from features.videos.stroke_region import stroke_region
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from features.records import VISUAL_STATS, named_stats
-from features.videos.frames import Image, Pictures, Still
+from features.videos.frames import Pictures, Still
+from features.videos.rgb import Image
 from features.videos.visual import motion, still_stats, visual_stats
 
 NAMES = VISUAL_STATS[:6]
