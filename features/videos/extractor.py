@@ -26,7 +26,7 @@ from features.videos.stopwatch import BusySeconds, Stopwatch
 from features.videos.wire import MODES
 from features.videos.wording import TAG_PROBABILITY, tags_of, text_pieces, video_text
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 """Raised whenever the same bytes and weights would give other features."""
 
 IMAGE_BATCH = 64

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, cast
 
 import cv2
@@ -23,7 +24,7 @@ from features.videos.packets import each_picture
 from features.videos.probe import Limits, Probe, check_duration, check_pixels, plausible_aspect
 from features.videos.rgb import Image, to_rgb
 from features.videos.shots import Cuts
-from features.videos.spread import Spread
+from features.videos.spread import Spread, step_of
 
 STILLS = 8
 LONGEST_SIDE = 512
@@ -35,14 +36,16 @@ THUMBNAIL_STEP_S = 0.2
 MAX_THUMBNAILS = 3000
 
 SAMPLE_SIDE = 128
-SAMPLE_STEP_S = 0.25
 MAX_SAMPLES = 1200
-"""Pictures for fingerprints: four a second, or as many as this spread over a video that is longer. Of a copy that begins elsewhere
-the pictures lie between those of the original: the denser they are, the less has moved."""
+"""Pictures for fingerprints: those of the thumbnails, or as many as this spread over a video that is longer. Of a copy that begins
+elsewhere the pictures lie between those of the original: the denser they are, the less has moved."""
 
 CANDIDATES = 64
 CANDIDATE_BYTES = 256 << 20
 """Decoded frames held back while it is not known how long the video is: at most so many, and about so many bytes."""
+
+SHORT_S = 2.0
+"""Of a video that is shorter, every picture is decoded: eight that differ are few enough."""
 
 JUMP_S = 10.0
 JUMP_OF_UNKNOWN_S = 60.0
@@ -94,12 +97,12 @@ class Pictures:
 
     Attributes:
         stills: up to eight, in time order, the longest side at most 512.
-        thumbnails: RGB, shape (n, 36, 64, 3), squeezed to that shape and not turned; for statistics only.
+        thumbnails: upright RGB, shape (n, 36, 64, 3), squeezed to that shape; for statistics only.
         thumbnail_times: seconds, shape (n,).
         width, height: as displayed: after rotation and sample aspect ratio.
         rotation: degrees clockwise the picture was turned to stand upright: 0, 90, 180, 270.
-        samples: upright RGB of 128 x 128, squeezed to that, about four a second; for fingerprints.
-        decoded: number of frames.
+        samples: upright RGB of 128 x 128, squeezed to that, about five a second; for fingerprints.
+        decoded: number of frames, as far as they were decoded or listed.
         duration_s: seconds from the first frame to the end of the last.
         warnings: what was wrong and survivable.
         shot_starts_s: when each shot begins, seconds, the first one at 0; empty where too little was decoded to know.
@@ -159,14 +162,27 @@ class Orientation:
 
 
 def decode_pictures(container: InputContainer, clip: Probe, limits: Limits) -> Pictures:
-    """Decodes a video from its first to its last frame.
+    """Decodes a video from its first to its last frame, but for those that only a look at them would need: see `is_looked_at`.
 
     Raises:
         Permanent: `no_frames`, or `too_large` or `too_long` when it shows only while decoding.
         MemoryError: the process's limit is reached.
     """
     warnings: list[str] = []
-    return see_all(each_picture(container, clip.video_index, warnings), clip, limits, warnings)
+    looked_at = partial(is_looked_at, fps=clip.fps) if clip.fps and clip.duration_s >= SHORT_S else None
+    frames = each_picture(container, clip.video_index, warnings, looked_at)
+    return see_all(frames, clip, limits, warnings)
+
+
+def is_looked_at(time_s: float, shown_s: float, fps: float) -> bool:
+    """Whether `see_all` makes a thumbnail of a frame, since it is the first in its step.
+
+    Args:
+        time_s: since the first frame.
+        shown_s: for how long, as the file says.
+        fps: frames a second.
+    """
+    return step_of(time_s - max(shown_s, 1 / fps), THUMBNAIL_STEP_S) < step_of(time_s, THUMBNAIL_STEP_S)
 
 
 def see_all(frames: Iterable[tuple[VideoFrame, bool]], clip: Probe, limits: Limits, warnings: list[str]) -> Pictures:
@@ -186,7 +202,7 @@ def see_all(frames: Iterable[tuple[VideoFrame, bool]], clip: Probe, limits: Limi
     whole_frames: Candidates[VideoFrame] = Candidates(CANDIDATES)
     damaged_frames: Candidates[VideoFrame] = Candidates(STILLS)
     thumbnails: Spread[Image] = Spread(MAX_THUMBNAILS, THUMBNAIL_STEP_S)
-    samples: Spread[Image] = Spread(MAX_SAMPLES, SAMPLE_STEP_S)
+    samples: Spread[Image] = Spread(MAX_SAMPLES, THUMBNAIL_STEP_S)
     cuts = Cuts()
     decoded = damaged = 0
     time = 0.0
@@ -203,20 +219,21 @@ def see_all(frames: Iterable[tuple[VideoFrame, bool]], clip: Probe, limits: Limi
             damaged += 1
             damaged_frames.add(time, frame)
             continue
-        if thumbnails.wants(time):
-            thumbnail = thumbnail_of(frame)
-            thumbnails.add(time, thumbnail)
-            cut = cuts.see(time, thumbnail)
-            if cut is not None:
-                whole_frames.cut(cut)
+        if thumbnails.wants(time) or samples.wants(time):
+            sample = sample_of(frame)
+            samples.add(time, sample)
+            if thumbnails.wants(time):
+                thumbnail = thumbnail_of(sample)
+                thumbnails.add(time, thumbnail)
+                cut = cuts.see(time, thumbnail)
+                if cut is not None:
+                    whole_frames.cut(cut)
         whole_frames.add(time, frame, doubtful)
-        if samples.wants(time):
-            samples.add(time, sample_of(frame))
     if last is None:
         said = "; ".join(warnings) or "its packets hold none"
         raise Permanent(f"no frame of its {clip.video_codec} video decodes ({said}): the file is damaged", "no_frames")
     if damaged:
-        warnings.append(f"{damaged} of {decoded} frames are damaged" + (" and were left out" if damaged < decoded else ""))
+        warnings.append(f"{damaged} of {decoded} decoded frames are damaged" + (" and were left out" if damaged < decoded else ""))
     if clock.repaired:
         warnings.append(f"{clock.repaired} timestamps were missing, out of order or far off, and were counted instead")
     end = time + _shown_s(last, time, clip)
@@ -224,7 +241,7 @@ def see_all(frames: Iterable[tuple[VideoFrame, bool]], clip: Probe, limits: Limi
     shots: Sequence[Shot[VideoFrame]] = (whole_frames if decoded > damaged else damaged_frames).shots
     if decoded == damaged:
         for entry in shots[0].held:
-            thumbnails.add(entry.time_s, thumbnail_of(entry.item))
+            thumbnails.add(entry.time_s, thumbnail_of(sample_of(entry.item)))
     chosen = choose(shots, Looks(thumbnails.all()), STILLS, end)
     starts = tuple(shot.start_s for shot in shots)
     return pictures_of(chosen, clip, thumbnails.all(), samples.all(), decoded, end, warnings, starts)
@@ -297,9 +314,9 @@ def _still(frame: VideoFrame, clip: Probe) -> Image:
     return Orientation.of(frame).upright(to_rgb(frame, *target, "BICUBIC"))
 
 
-def thumbnail_of(frame: VideoFrame) -> Image:
-    """RGB of shape (36, 64, 3), squeezed to that shape and not turned."""
-    return to_rgb(frame, THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT, "AREA")
+def thumbnail_of(sample: Image) -> Image:
+    """RGB of shape (36, 64, 3): a sample, squeezed further."""
+    return np.asarray(cv2.resize(sample, (THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def sample_of(frame: VideoFrame) -> Image:

@@ -16,13 +16,14 @@ from typing import Literal
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from features.videos.choice import Candidate, Looks, Shot, choose, is_blank
 from features.videos.frames import JUMP_S, STILLS, THUMBNAIL_STEP_S, Pictures, ends_early, pictures_of, sample_of, thumbnail_of
-from features.videos.packets import each_packet, has_alpha_beside, one_thread
+from features.videos.packets import Decode, Sparing, each_packet, has_alpha_beside, one_thread
 from features.videos.probe import Limits, Probe, check_duration, check_pixels
 
 NEAR = 0.5
@@ -151,10 +152,16 @@ class _Run:
         if self.taken and self.follower is None and time - self.taken[0][0] >= THUMBNAIL_STEP_S - 1e-6:
             self.follower = frame
         if self.times and time >= self.times[0] - self.half_s:
-            if is_blank(thumbnail_of(frame)) and time < self.times[0] + BLANK_PATIENCE_S:
+            if is_blank(sample_of(frame)) and time < self.times[0] + BLANK_PATIENCE_S:
                 self._spare = self._spare or (time, frame)
                 return
             self._take(time, frame)
+
+    def looks_at(self, time: float, shown_s: float) -> bool:
+        """Whether `see` may do anything with a picture that is shown from this time on for so long."""
+        if self.times and time + shown_s >= self.times[0] - self.half_s:
+            return True
+        return bool(self.taken) and self.follower is None and time - self.taken[0][0] >= THUMBNAIL_STEP_S - 1e-6
 
     def end(self) -> None:
         """No more pictures come: a blank one, or the one that is still shown at the wanted time, is better than none."""
@@ -192,11 +199,15 @@ def decode_keyframes(container: InputContainer, clip: Probe, limits: Limits, lin
     except av.FFmpegError:
         return None
     taken = [each for run in runs for each in run.taken]
-    pairs = tuple((thumbnail_of(run.taken[0][1]), thumbnail_of(run.follower)) for run in runs if run.follower is not None)
+    pairs = tuple(
+        (thumbnail_of(sample_of(run.taken[0][1])), thumbnail_of(sample_of(run.follower)))
+        for run in runs
+        if run.follower is not None
+    )
     if not taken or not pairs or any(run.no_keyframe for run in runs):
         return None
-    thumbnails = [(time, thumbnail_of(frame)) for time, frame in taken]
     samples = [(time, sample_of(frame)) for time, frame in taken]
+    thumbnails = [(time, thumbnail_of(sample)) for time, sample in samples]
     shot = Shot(0.0, [Candidate(time, frame) for time, frame in taken])
     chosen = choose([shot], Looks(thumbnails), STILLS, line.end_s)
     if len(chosen) < STILLS // 2:
@@ -211,6 +222,9 @@ def _runs(
     """Raises FFmpegError where a packet does not decode."""
     stream = one_thread(container, clip.video_index)
     run: _Run | None = None
+    decode: Decode = Packet.decode
+    if Sparing.suits(stream):
+        decode = Sparing(stream, lambda time, shown_s: run is None or run.looks_at(time, shown_s), line.first_s).decode
     for at, packet in enumerate(each_packet(container, clip.video_index)):
         if at < len(line.keys) and line.keys[at]:
             if run is not None:
@@ -219,7 +233,7 @@ def _runs(
             if at in wanted:
                 run = _Run(float(line.times[at]), list(wanted[at]), line.period_s / 2)
         if run is not None:
-            _show(run, packet.decode(), line, limits)
+            _show(run, decode(packet), line, limits)
             if run.done:
                 stream.codec_context.flush_buffers()
                 yield run

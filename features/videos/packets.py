@@ -17,7 +17,12 @@ from av.video.stream import VideoStream
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these leave transparency out, which WebM keeps beside the picture."""
 
+SAYS_WHAT_IS_LEANT_ON = {"h264"}
+"""Codecs in which a picture that says that no other leans on it can be believed: H.265 says so for one temporal layer alone."""
+
 Decode = Callable[["Packet[Any]"], list[Any]]
+LookedAt = Callable[[float, float], bool]
+"""Whether somebody looks at the picture shown so many seconds after the first one, for so many seconds."""
 
 
 def each_packet(container: InputContainer, index: int) -> Iterator[Packet[Any]]:
@@ -43,15 +48,21 @@ def each_frame(container: InputContainer, stream: Stream, kind: str, warnings: l
         yield from frames
 
 
-def each_picture(container: InputContainer, index: int, warnings: list[str]) -> Iterator[tuple[VideoFrame, bool]]:
+def each_picture(
+    container: InputContainer, index: int, warnings: list[str], looked_at: LookedAt | None = None
+) -> Iterator[tuple[VideoFrame, bool]]:
     """Every picture of a video stream that decodes, on this thread alone, and whether it may show damage that no decoder reports.
 
     That is so before the first keyframe, and from a packet that is broken until the next keyframe: what is decoded there leans on
     pictures that are not there. Otherwise like `each_frame`.
+
+    Where `looked_at` is given, pictures that it is False of, and that no other one leans on, are left out if that saves decoding
+    them, which changes no other picture; nothing is left out any more once anything is wrong.
     """
     stream = one_thread(container, index)
     trust = _Trust()
-    for frames, broken in _each_decoded(container, stream, "video", warnings, _decoder(stream)):
+    decode = Sparing(stream, looked_at).decode if looked_at is not None and Sparing.suits(stream) else _decoder(stream)
+    for frames, broken in _each_decoded(container, stream, "video", warnings, decode):
         if broken is not None:
             trust.lose(broken)
         for frame in frames:
@@ -77,6 +88,44 @@ def _decoder(stream: VideoStream) -> Decode:
     context = cast(Any, CodecContext.create(ALPHA_DECODERS[stream.codec_context.name], "r"))
     context.thread_type, context.thread_count = "NONE", 1
     return lambda packet: cast(list[Any], context.decode(packet if packet.size else None))
+
+
+class Sparing:
+    """Decodes the packets of a stream, but for what nobody looks at and no picture leans on, as long as all is well.
+
+    Args:
+        stream: which it suits.
+        looked_at: of each picture.
+        first_s: the time that counts as 0, in the stream's own; None: that of the first picture.
+    """
+
+    def __init__(self, stream: VideoStream, looked_at: LookedAt, first_s: float | None = None) -> None:
+        self._context, self._unit = stream.codec_context, stream.time_base
+        self._looked_at, self._first_s = looked_at, first_s
+        self._well = self._unit is not None
+
+    @staticmethod
+    def suits(stream: VideoStream) -> bool:
+        """Whether pictures of this codec say reliably that no other leans on them."""
+        return stream.codec_context.name in SAYS_WHAT_IS_LEANT_ON
+
+    def decode(self, packet: Packet[Any]) -> list[Any]:
+        """The pictures that come out of the decoder now. Raises FFmpegError."""
+        self._context.skip_frame = "NONREF" if self._is_spare(packet) else "DEFAULT"
+        well, self._well = self._well, False
+        frames = cast(list[Any], packet.decode())
+        self._well = well and not packet.is_corrupt
+        for frame in frames:
+            if self._first_s is None:
+                self._first_s = frame.time
+            # Of two fields that make a picture one may be leant on and the other not.
+            self._well &= not frame.is_corrupt and not frame.interlaced_frame
+        return frames
+
+    def _is_spare(self, packet: Packet[Any]) -> bool:
+        if not self._well or self._first_s is None or self._unit is None or packet.pts is None or not packet.size:
+            return False
+        return not self._looked_at(float(packet.pts * self._unit) - self._first_s, float((packet.duration or 0) * self._unit))
 
 
 class _Trust:

@@ -108,7 +108,7 @@ def test_everything_comes_back(decoder: Decoder, clips: dict[str, str]) -> None:
     found = decoder.decode(clips["sound"])
     assert (found.width, found.height, found.rotation, found.fps, found.video_codec) == (64, 48, 0, 25.0, "mpeg4")
     assert found.duration_s == pytest.approx(2.0, abs=0.1)
-    assert len(found.stills) == 8 and len(found.fingerprints) == len(found.fingerprint_times_s) == 8
+    assert len(found.stills) == 8 and len(found.fingerprints) == len(found.fingerprint_times_s) == 10
     assert all(still.image.shape == (48, 64, 3) and still.image.std() > 10 for still in found.stills)
     assert len(found.visual_stats) == len(VISUAL_STATS) and len(found.sound_stats) == len(SOUND_STATS)
     assert found.has_audio and found.speech.dtype == np.float32 and len(found.speech) == pytest.approx(32000, abs=2000)

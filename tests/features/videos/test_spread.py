@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,14 +11,24 @@ from hypothesis import strategies as st
 from features.videos.spread import Spread
 
 
-@given(st.lists(st.floats(0, 1000), min_size=1, max_size=300), st.integers(2, 40), st.floats(0, 5))
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=300), st.integers(2, 40), st.just(0.0) | st.floats(0.01, 5))
 def test_any_times_keep_memory_bounded_and_order(times: list[float], capacity: int, step: float) -> None:
     spread: Spread[int] = Spread(capacity, step)
     for at, time in enumerate(sorted(times)):
         spread.add(time, at)
         assert 1 <= len(spread.all()) <= capacity
     kept = [time for time, _ in spread.all()]
-    assert kept[0] == min(times) and all(later - earlier >= step - 1e-6 for earlier, later in itertools.pairwise(kept))
+    assert kept[0] == min(times) and kept == sorted(kept)
+    assert all(later - earlier >= step * (1 - 1e-5) for earlier, later in zip(kept, kept[2:], strict=False)), "one in each step"
+
+
+@given(st.sampled_from([23.976, 24, 25, 29.97, 30, 50, 60]), st.sampled_from([0.2, 0.25, 1.0]))
+def test_the_first_of_each_step_is_kept(fps: float, step: float) -> None:
+    spread: Spread[int] = Spread(1000, step)
+    for at in range(round(20 * fps)):
+        spread.add(at / fps, at)
+    whole = [math.ceil(number * step * fps - 1e-3) for number in range(round(20 / step))]
+    assert [at for _, at in spread.all()] == whole
 
 
 @given(st.integers(1, 3000), st.integers(16, 64))
