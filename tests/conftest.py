@@ -28,6 +28,9 @@ settings.load_profile("steady")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = pathlib.Path(os.environ.get("VIDATTR_TEST_DATA") or ROOT.parent / "shared" / "data")
 
+FRAMES_ONLY = "speech: false\nonscreen: false\ntempo: false\n"
+"""Of `vidattr.yaml`, where it does not matter what videos say."""
+
 
 @pytest.fixture(scope="session")
 def repo_root() -> pathlib.Path:

@@ -343,7 +343,7 @@ def open_store(workspace: Workspace | str, online: str = "sqlite") -> FeatureSto
         storage.write_bytes(name, content)
     os.environ["TZ"] = "UTC"
     time.tzset()
-    from feast import FeatureStore
+    from features.feast_api import FeatureStore
 
     store = FeatureStore(repo_path=folder)
     if not os.path.exists(os.path.join(folder, MARKER)):
@@ -364,7 +364,7 @@ def open_existing(folder: str, configuration: Path) -> FeatureStore:
     """
     check_registry_file(folder)
     os.makedirs(folder, exist_ok=True)
-    from feast import FeatureStore
+    from features.feast_api import FeatureStore
 
     return FeatureStore(repo_path=str(configuration.parent), fs_yaml_file=configuration)
 

@@ -18,9 +18,6 @@ from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource
-from feast.types import Bytes, Float32, String
-from feast.value_type import ValueType
 
 from features.attributes.definition import AttributeDefinition
 from features.attributes.registry import (
@@ -41,6 +38,7 @@ from features.attributes.registry import (
     registered_attributes,
 )
 from features.errors import InvalidInput
+from features.feast_api import Bytes, Entity, FeatureStore, FeatureView, Field, FileSource, Float32, String, ValueType
 from features.records import Source
 
 NO_EXPIRY = timedelta(days=36_500)

@@ -103,9 +103,7 @@ def open_rows(store: FeatureStore) -> OnlineRows:
 @lru_cache(maxsize=1)
 def _key_prefix() -> bytes:
     """What Feast puts before the length of a video id in an entity key (serialization version 3)."""
-    from feast.infra.key_encoding_utils import serialize_entity_key
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
+    from features.feast_api import EntityKey, Value, serialize_entity_key
 
     return bytes(serialize_entity_key(EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(string_val="")]), 3)[:-4])
 
@@ -118,20 +116,20 @@ def entity_keys(video_ids: Sequence[str]) -> list[bytes]:
 
 @lru_cache(maxsize=4096)
 def _text_value(text: str) -> bytes:
-    from feast.protos.feast.types.Value_pb2 import Value
+    from features.feast_api import Value
 
     return bytes(Value(string_val=text).SerializeToString())
 
 
 def _bytes_values(contents: Sequence[bytes]) -> list[bytes]:
-    from feast.protos.feast.types.Value_pb2 import Value
+    from features.feast_api import Value
 
     return [Value(bytes_val=content).SerializeToString() for content in contents]
 
 
 @lru_cache(maxsize=1)
 def _float_tag() -> int:
-    from feast.protos.feast.types.Value_pb2 import Value
+    from features.feast_api import Value
 
     return int(Value(float_val=1.0).SerializeToString()[0])
 
@@ -155,8 +153,9 @@ def _content(value: bytes) -> bytes:
 
 
 def _parsed_content(value: bytes) -> bytes:
-    from feast.protos.feast.types.Value_pb2 import Value
     from google.protobuf.message import DecodeError
+
+    from features.feast_api import Value
 
     try:
         return bytes(Value.FromString(value).bytes_val)
@@ -411,8 +410,7 @@ class ProviderRows:
 
     @staticmethod
     def _keys(video_ids: Sequence[str]) -> list[Any]:
-        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-        from feast.protos.feast.types.Value_pb2 import Value
+        from features.feast_api import EntityKey, Value
 
         return [EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(string_val=video_id)]) for video_id in video_ids]
 
@@ -421,7 +419,7 @@ class ProviderRows:
         yield
 
     def write(self, rows: NewRows) -> None:
-        from feast.protos.feast.types.Value_pb2 import Value
+        from features.feast_api import Value
 
         keys, moments = self._keys(rows.video_ids), [datetime.fromtimestamp(stamp, UTC) for stamp in rows.stamps]
         values = [[Value.FromString(value or b"") for value in _values_of(column)] for column in rows.columns]

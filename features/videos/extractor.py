@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from features.errors import Permanent, Transient
+from features.errors import InvalidInput, Permanent, Transient
 from features.records import Frame, Tag, Video, VideoFeatures, digest
 from features.videos import frames as stills
 from features.videos.decoding import Decoded, Decoder
@@ -164,13 +164,18 @@ class Extractor:
         with ThreadPoolExecutor(max(1, min(self._workers, len(items)))) as pool:
             results = list(pool.map(self._decode, (fetched for _, fetched in items)))
         watch = Stopwatch()
-        good = [(video, fetched, clip) for (video, fetched), clip in zip(items, results, strict=True) if isinstance(clip, Decoded)]
-        words = [self._words(video, clip, watch) for video, _, clip in good]
-        texts = self._embed_texts(
-            [video_text(video, found.transcript, found.onscreen) for (video, _, _), found in zip(good, words, strict=True)]
-        )
+        understood = [
+            (video, fetched, clip, self._words(video, clip, watch) if isinstance(clip, Decoded) else clip)
+            for (video, fetched), clip in zip(items, results, strict=True)
+        ]
+        good = [
+            (video, fetched, clip, words)
+            for video, fetched, clip, words in understood
+            if isinstance(clip, Decoded) and isinstance(words, _Words)
+        ]
+        texts = self._embed_texts([video_text(video, words.transcript, words.onscreen) for video, _, _, words in good])
         watch.lap("text")
-        looks = self._look([clip for _, _, clip in good])
+        looks = self._look([clip for _, _, clip, _ in good])
         watch.lap("embed")
         assembled = [
             replace(
@@ -188,12 +193,12 @@ class Extractor:
                 extracted_at=now,
                 run_id=run_id,
             )
-            for (video, fetched, clip), found, text, look in zip(good, words, texts, looks, strict=True)
+            for (video, fetched, clip, found), text, look in zip(good, texts, looks, strict=True)
         ]
         watch.lap("frames")
         self.busy.add(watch.seconds)
         rows = iter(assembled)
-        return [next(rows) if isinstance(result, Decoded) else result for result in results]
+        return [next(rows) if isinstance(words, _Words) else words for *_, words in understood]
 
     def _decode(self, fetched: Fetched) -> Decoded | Permanent | Transient:
         assert self._decoder is not None
@@ -214,7 +219,17 @@ class Extractor:
             return Transient(f"{fetched.path}: changed while it was read; run again when its upload is complete")
         return decoded
 
-    def _words(self, video: Video, clip: Decoded, watch: Stopwatch) -> _Words:
+    def _words(self, video: Video, clip: Decoded, watch: Stopwatch) -> _Words | Permanent:
+        try:
+            return self._heard_and_read(video, clip, watch)
+        except (InvalidInput, MemoryError):  # of this machine, not of this video
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            message = f"its sound or its words could not be made out ({reason}): switch off speech, onscreen or tempo to go without"
+            return Permanent(message, "sense_error")
+
+    def _heard_and_read(self, video: Video, clip: Decoded, watch: Stopwatch) -> _Words:
         speech, listening = Speech(), video.transcript is None and clip.has_audio
         if self._transcriber is not None and listening:
             speech = self._transcriber.transcribe(clip.speech, video.language)

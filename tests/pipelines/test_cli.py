@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import FRAMES_ONLY
+
 Run = Callable[..., Any]
 COMMANDS = [
     *("run", "register", "launch", "get", "extract", "annotate", "distill", "score", "materialize", "sample", "doctor"),
@@ -232,6 +234,8 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(repo_root: pathlib.Pat
     many = [{**row, "video_id": f"{row['video_id']}-{turn}"} for turn in range(6) for row in rows]
     path = tmp_path / "videos" / "many.jsonl"
     path.write_text("\n".join(map(json.dumps, many)))
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "vidattr.yaml").write_text(FRAMES_ONLY)
     command = [
         sys.executable,
         "-m",

@@ -12,6 +12,7 @@ import pytest
 
 from features.videos.sample import write_sample
 from features.workspace import Workspace
+from tests.conftest import FRAMES_ONLY
 
 
 @pytest.fixture
@@ -37,10 +38,12 @@ def test_it_is_said_and_nothing_is_half_written(
 ) -> None:
     write_sample(str(tmp_path / "videos"), 24, 0)
     place = small_disk / "workspace"
+    place.mkdir()
+    (place / "vidattr.yaml").write_text(FRAMES_ONLY)
     arguments = ("extract", "--videos", tmp_path / "videos" / "manifest.jsonl", "--workspace", place)
     outcome = vidattr(*arguments)
     assert outcome.exit_code == 2 and "the disk is full" in outcome.err and "while running" not in outcome.err, outcome.err
     assert "Traceback" not in outcome.err + caplog.text
     assert Workspace(str(place)).runs() == []
-    left = [path.name for path in small_disk.rglob("*") if path.is_file()]
+    left = [path.name for path in small_disk.rglob("*") if path.is_file() and path.name != "vidattr.yaml"]
     assert all(name.endswith(".parquet") and not name.startswith(".") for name in left), left

@@ -21,6 +21,7 @@ from features.workspace import Workspace
 from pipelines import stopping
 from pipelines.project import Project, exit_code
 from pipelines.whole import combined_counts, run_all
+from tests.conftest import FRAMES_ONLY
 from tests.pipelines.hand_made import write_recording
 
 Run = Callable[..., Any]
@@ -48,7 +49,7 @@ class Corpus:
     def workspace(self, name: str, settings: str = "") -> pathlib.Path:
         place = self.place / name
         place.mkdir()
-        (place / "vidattr.yaml").write_text(f"speech: false\n{settings}")
+        (place / "vidattr.yaml").write_text(FRAMES_ONLY + settings)
         return place
 
     def arguments(self, workspace: pathlib.Path, repo: pathlib.Path) -> tuple[object, ...]:

@@ -166,6 +166,31 @@ def test_everything_is_filled(extractor: Extractor, clip: str) -> None:
     assert back.frames[0].jpeg == row.frames[0].jpeg and back.video_id == "a" and back.fingerprints == row.fingerprints
 
 
+class ChokingReader(ColourReader):
+    """Fails on its second video."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def read(self, stills: Sequence[Still]) -> str:
+        self.calls += 1
+        if self.calls == 2:
+            raise IndexError("list index out of range")
+        return super().read(stills)
+
+
+def test_a_video_on_which_a_reader_fails_is_a_dead_letter_and_the_others_are_not(clip: str) -> None:
+    with Extractor(text_encoder=HashEncoder(), screen_reader=ChokingReader()) as opened:
+        videos = [Video(name, clip) for name in "abc"]
+        with opened.fetch(videos[0]) as fetched:
+            first, second, third = opened.extract_many([(video, fetched) for video in videos], "run-1", NOW)
+    assert isinstance(second, Permanent) and second.kind == "sense_error" and "IndexError: list index" in str(second)
+    for row, video_id in ((first, "a"), (third, "c")):
+        assert (
+            isinstance(row, VideoFeatures) and (row.video_id, row.onscreen_text) == (video_id, "RED\nBLUE") and row.text_embedding
+        )
+
+
 def test_each_still_may_have_its_embedding(clip: str) -> None:
     with Extractor(visual_encoder=ColourEncoder(), per_frame=True) as each, Extractor(visual_encoder=ColourEncoder()) as mean:
         rows = [extract(extractor, Video("a", clip)) for extractor in (each, mean)]
