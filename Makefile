@@ -15,6 +15,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
 
+# Where bytecode is not kept, every command compiles everything anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: env demo test services bench soak lint clean
 
 env: $(VENV)/.installed

@@ -19,6 +19,7 @@ import pytest
 
 from features.records import Annotation, Failure
 from features.workspace import Workspace
+from tests.conftest import FRAMES_ONLY
 
 CLIPS = 26
 ATTRIBUTES = ["authentic", "calming", "cozy", "energetic", "funny", "inspiring"]
@@ -237,6 +238,8 @@ def test_odd_files_end_with_the_law_of_counts_and_nothing_is_done_twice(
     vidattr: Callable[..., Any],
     tmp_path: pathlib.Path,
 ) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "vidattr.yaml").write_text(FRAMES_ONLY)
     arguments = ("run", "--json", "--videos", shared_data / "odd_clips", "--workspace", tmp_path / "w")
     arguments += ("--feature-repo", repo_root / "feature_repo")
     first, again = (vidattr(*arguments) for _ in range(2))

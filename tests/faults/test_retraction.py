@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
-from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from features.serving.online import OnlineAttributes
 from features.serving.rows import open_rows
@@ -25,6 +24,8 @@ from tests.features.serving.stores import (
 
 def test_a_withdrawn_answer_reads_as_absent(tmp_path: pathlib.Path, online: str) -> None:
     """Every opinion withdrawn: all columns of the row are empty, the case that Feast would not write at all."""
+    from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+
     store = registered_store(tmp_path, [FUNNY, TONE], online)
     workspace = Workspace(str(tmp_path / "workspace"))
     write_annotations(workspace, [say("v", FUNNY, "true"), say("v", TONE, "loud", "gold"), say("w", FUNNY, "true")])

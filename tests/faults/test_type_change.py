@@ -5,11 +5,10 @@ from __future__ import annotations
 import pathlib
 
 import pytest
-from feast import FeatureView, Field
-from feast.types import Float32, Int64
 
 from features.attributes import registry
 from features.errors import InvalidInput
+from features.feast_api import FeatureView, Field, Float32
 from features.serving.online import OnlineAttributes
 from features.serving.publish import Publisher
 from features.workspace import Workspace
@@ -43,6 +42,8 @@ def test_withdrawing_and_coming_back_with_another_type_is_refused(tmp_path: path
 
 def test_a_column_changed_behind_our_back_is_neither_written_nor_read(tmp_path: pathlib.Path) -> None:
     """Feast itself applies Float32 -> Int64 without a word and serves the old floats."""
+    from feast.types import Int64
+
     store = registered_store(tmp_path, [FUNNY])
     publish(store, [say("v", FUNNY, "true", probability=0.25)], [FUNNY])
     view = store.get_feature_view(registry.WIDE_VIEW)

@@ -231,7 +231,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(repo_root: pathlib.Pat
 
     write_sample(str(tmp_path / "videos"), 8, 0)
     rows = [json.loads(line) for line in (tmp_path / "videos" / "manifest.jsonl").read_text().splitlines()]
-    many = [{**row, "video_id": f"{row['video_id']}-{turn}"} for turn in range(6) for row in rows]
+    many = [{**row, "video_id": f"{row['video_id']}-{turn}"} for turn in range(4) for row in rows]
     path = tmp_path / "videos" / "many.jsonl"
     path.write_text("\n".join(map(json.dumps, many)))
     (tmp_path / "w").mkdir()

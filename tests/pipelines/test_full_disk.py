@@ -17,12 +17,12 @@ from tests.conftest import FRAMES_ONLY
 
 @pytest.fixture
 def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A file system of 600 KB."""
+    """A file system of 200 KB."""
     place = tmp_path / "small"
     place.mkdir()
     if (
         os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(place)], capture_output=True).returncode
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)], capture_output=True).returncode
     ):
         pytest.skip("mounting a small tmpfs is not allowed here")
     yield place
@@ -36,7 +36,7 @@ def test_it_is_said_and_nothing_is_half_written(
     weights_folder: pathlib.Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    write_sample(str(tmp_path / "videos"), 24, 0)
+    write_sample(str(tmp_path / "videos"), 8, 0)
     place = small_disk / "workspace"
     place.mkdir()
     (place / "vidattr.yaml").write_text(FRAMES_ONLY)

@@ -13,11 +13,11 @@ from contextlib import closing
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast.types import Bytes, Float32, String
 
 from features.attributes import registry, views
 from features.attributes.loading import load_definitions
 from features.errors import InvalidInput, Transient
+from features.feast_api import Bytes, Float32, String
 from features.serving.publish import compact_history
 from tests.features.serving.stores import FUNNY, TONE, define, register, registered_store
 
