@@ -15,8 +15,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
 
-# Where bytecode is not kept, every command compiles everything anew.
+# Where bytecode is not kept, every command compiles everything anew. What takes longest is compiled side by side, once.
 export PYTHONDONTWRITEBYTECODE =
+HEAVY := tensorflow,keras,tensorflow_transform apache_beam,features.feast_api,pipelines.annotate,google.genai,openai
 
 .PHONY: env demo test services bench soak lint clean
 
@@ -26,7 +27,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py
 	@test -n "$(PYTHON)" || { echo "vidattr needs Python 3.11 to 3.13: install one, or pass PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[speech,ocr,redis,llm,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[speech,ocr,redis,llm,dev]'
+	@$(foreach modules,$(HEAVY),$(BIN)/python -W ignore -c "import $(modules)" 2>/dev/null &) wait
 	touch $@
 
 demo: env
