@@ -222,10 +222,10 @@ class Extractor:
     def _words(self, video: Video, clip: Decoded, watch: Stopwatch) -> _Words | Permanent:
         try:
             return self._heard_and_read(video, clip, watch)
-        except (InvalidInput, MemoryError):  # of this machine, not of this video
+        except (InvalidInput, ImportError, MemoryError, OSError):  # of this machine, not of this video
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {str(error)[:300]}"
             message = f"its sound or its words could not be made out ({reason}): switch off speech, onscreen or tempo to go without"
             return Permanent(message, "sense_error")
 

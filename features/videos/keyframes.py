@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import av
@@ -25,6 +26,7 @@ from features.videos.choice import Candidate, Looks, Shot, choose, is_blank
 from features.videos.frames import JUMP_S, STILLS, THUMBNAIL_STEP_S, Pictures, ends_early, pictures_of, sample_of, thumbnail_of
 from features.videos.packets import Decode, Sparing, each_packet, has_alpha_beside, one_thread
 from features.videos.probe import Limits, Probe, check_duration, check_pixels
+from features.videos.rgb import Image
 
 NEAR = 0.5
 """A keyframe stands for a part when it lies within so many parts of the part's middle: anywhere in it."""
@@ -125,6 +127,18 @@ def cost(line: Timeline, wanted: Mapping[int, list[float]]) -> float:
     return decoded / len(line.times)
 
 
+@dataclass(eq=False)
+class _Picture:
+    """A decoded picture, scaled at most once."""
+
+    time_s: float
+    frame: VideoFrame
+
+    @cached_property
+    def sample(self) -> Image:
+        return sample_of(self.frame)
+
+
 @dataclass
 class _Run:
     """The pictures from one keyframe on: those that are wanted, and the one `THUMBNAIL_STEP_S` after the first of them."""
@@ -132,10 +146,10 @@ class _Run:
     from_s: float
     times: list[float]
     half_s: float
-    taken: list[tuple[float, VideoFrame]] = field(default_factory=list)
-    follower: VideoFrame | None = None
-    _spare: tuple[float, VideoFrame] | None = None
-    _last: tuple[float, VideoFrame] | None = None
+    taken: list[_Picture] = field(default_factory=list)
+    follower: _Picture | None = None
+    _spare: _Picture | None = None
+    _last: _Picture | None = None
     no_keyframe: bool = False
 
     @property
@@ -148,30 +162,33 @@ class _Run:
             return
         if self._last is None and not frame.key_frame:
             self.no_keyframe = True
-        self._last = (time, frame)
-        if self.taken and self.follower is None and time - self.taken[0][0] >= THUMBNAIL_STEP_S - 1e-6:
-            self.follower = frame
+        self._last = picture = _Picture(time, frame)
+        if self._wants_a_follower(time):
+            self.follower = picture
         if self.times and time >= self.times[0] - self.half_s:
-            if is_blank(sample_of(frame)) and time < self.times[0] + BLANK_PATIENCE_S:
-                self._spare = self._spare or (time, frame)
+            if is_blank(picture.sample) and time < self.times[0] + BLANK_PATIENCE_S:
+                self._spare = self._spare or picture
                 return
-            self._take(time, frame)
+            self._take(picture)
 
     def looks_at(self, time: float, shown_s: float) -> bool:
         """Whether `see` may do anything with a picture that is shown from this time on for so long."""
         if self.times and time + shown_s >= self.times[0] - self.half_s:
             return True
-        return bool(self.taken) and self.follower is None and time - self.taken[0][0] >= THUMBNAIL_STEP_S - 1e-6
+        return self._wants_a_follower(time)
+
+    def _wants_a_follower(self, time: float) -> bool:
+        return bool(self.taken) and self.follower is None and time - self.taken[0].time_s >= THUMBNAIL_STEP_S - 1e-6
 
     def end(self) -> None:
         """No more pictures come: a blank one, or the one that is still shown at the wanted time, is better than none."""
         left = self._spare or self._last
         if self.times and left is not None and left not in self.taken:
-            self._take(*left)
+            self._take(left)
 
-    def _take(self, time: float, frame: VideoFrame) -> None:
-        self.taken.append((time, frame))
-        self.times = [wanted for wanted in self.times if wanted > time + self.half_s]
+    def _take(self, picture: _Picture) -> None:
+        self.taken.append(picture)
+        self.times = [wanted for wanted in self.times if wanted > picture.time_s + self.half_s]
         self._spare = None
 
 
@@ -200,15 +217,13 @@ def decode_keyframes(container: InputContainer, clip: Probe, limits: Limits, lin
         return None
     taken = [each for run in runs for each in run.taken]
     pairs = tuple(
-        (thumbnail_of(sample_of(run.taken[0][1])), thumbnail_of(sample_of(run.follower)))
-        for run in runs
-        if run.follower is not None
+        (thumbnail_of(run.taken[0].sample), thumbnail_of(run.follower.sample)) for run in runs if run.follower is not None
     )
     if not taken or not pairs or any(run.no_keyframe for run in runs):
         return None
-    samples = [(time, sample_of(frame)) for time, frame in taken]
+    samples = [(picture.time_s, picture.sample) for picture in taken]
     thumbnails = [(time, thumbnail_of(sample)) for time, sample in samples]
-    shot = Shot(0.0, [Candidate(time, frame) for time, frame in taken])
+    shot = Shot(0.0, [Candidate(picture.time_s, picture.frame) for picture in taken])
     chosen = choose([shot], Looks(thumbnails), STILLS, line.end_s)
     if len(chosen) < STILLS // 2:
         return None

@@ -102,7 +102,7 @@ class Sparing:
     def __init__(self, stream: VideoStream, looked_at: LookedAt, first_s: float | None = None) -> None:
         self._context, self._unit = stream.codec_context, stream.time_base
         self._looked_at, self._first_s = looked_at, first_s
-        self._well = self._unit is not None
+        self._begun, self._well = False, self._unit is not None
 
     @staticmethod
     def suits(stream: VideoStream) -> bool:
@@ -116,6 +116,7 @@ class Sparing:
         frames = cast(list[Any], packet.decode())
         self._well = well and not packet.is_corrupt
         for frame in frames:
+            self._begun = True
             if self._first_s is None:
                 self._first_s = frame.time
             # Of two fields that make a picture one may be leant on and the other not.
@@ -123,7 +124,7 @@ class Sparing:
         return frames
 
     def _is_spare(self, packet: Packet[Any]) -> bool:
-        if not self._well or self._first_s is None or self._unit is None or packet.pts is None or not packet.size:
+        if not (self._begun and self._well) or self._first_s is None or self._unit is None or packet.pts is None or not packet.size:
             return False
         return not self._looked_at(float(packet.pts * self._unit) - self._first_s, float((packet.duration or 0) * self._unit))
 

@@ -169,18 +169,18 @@ def test_everything_is_filled(extractor: Extractor, clip: str) -> None:
 class ChokingReader(ColourReader):
     """Fails on its second video."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, error: Exception) -> None:
+        self.calls, self.error = 0, error
 
     def read(self, stills: Sequence[Still]) -> str:
         self.calls += 1
         if self.calls == 2:
-            raise IndexError("list index out of range")
+            raise self.error
         return super().read(stills)
 
 
 def test_a_video_on_which_a_reader_fails_is_a_dead_letter_and_the_others_are_not(clip: str) -> None:
-    with Extractor(text_encoder=HashEncoder(), screen_reader=ChokingReader()) as opened:
+    with Extractor(text_encoder=HashEncoder(), screen_reader=ChokingReader(IndexError("list index out of range"))) as opened:
         videos = [Video(name, clip) for name in "abc"]
         with opened.fetch(videos[0]) as fetched:
             first, second, third = opened.extract_many([(video, fetched) for video in videos], "run-1", NOW)
@@ -189,6 +189,12 @@ def test_a_video_on_which_a_reader_fails_is_a_dead_letter_and_the_others_are_not
         assert (
             isinstance(row, VideoFeatures) and (row.video_id, row.onscreen_text) == (video_id, "RED\nBLUE") and row.text_embedding
         )
+
+
+def test_a_reader_that_a_machine_lacks_is_no_videos_fault(clip: str) -> None:
+    with Extractor(screen_reader=ChokingReader(ImportError("libgomp.so.1"))) as opened:
+        with opened.fetch(Video("a", clip)) as fetched, pytest.raises(ImportError):
+            opened.extract_many([(Video(name, clip), fetched) for name in "abc"], "run-1", NOW)
 
 
 def test_each_still_may_have_its_embedding(clip: str) -> None:
